@@ -1,0 +1,44 @@
+"""Similarity learning and retrieval without the similarity matrix.
+
+    simtile.functional   the operations and losses on torch tensors      pip install "simtile[torch]"
+    simtile.losses       the losses as torch modules                     pip install "simtile[torch]"
+    simtile.search       exact nearest neighbours, numpy or torch        numpy is enough
+    simtile.explain      which plan a job takes, why, and its memory     pip install "simtile[torch]"
+
+Each part is loaded on first use, so ``import simtile`` needs numpy alone and does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from simtile._extras import missing_extra
+
+if TYPE_CHECKING:
+    from simtile import functional, losses, search
+    from simtile.functional import explain
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "explain", "functional", "losses", "search"]
+
+_SUBMODULES = frozenset({"functional", "losses", "search"})
+_MODULE_OF = {"explain": "simtile.functional"}
+
+
+def __getattr__(name: str) -> object:
+    """Load a part of simtile on first use (PEP 562); a ModuleNotFoundError names the extra that is missing."""
+    try:
+        if name in _SUBMODULES:
+            return importlib.import_module(f"simtile.{name}")
+        if name in _MODULE_OF:
+            value: object = getattr(importlib.import_module(_MODULE_OF[name]), name)
+            globals()[name] = value
+            return value
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from None
+    raise AttributeError(f"module 'simtile' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,71 @@
+# Needs Python 3.10 or newer, cargo, a C compiler and make. `make demo` and `make test` each work in a fresh clone: they
+# create .venv, install the pinned set of constraints.txt (torch alone is several GB, once) and build the Rust engine.
+# pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS, pip.conf) apply: point them at torch's CPU wheels for a small install.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUST := $(shell find rust -path rust/target -prune -o \( -name '*.rs' -o -name 'Cargo.*' \) -print)
+CARGO := cargo
+MANIFEST := --manifest-path rust/Cargo.toml
+
+.PHONY: demo test test-rust test-python test-kernels lint bench kernels kernels-all build format clean
+.DEFAULT_GOAL := build
+
+demo: build
+	$(BIN)/python -m simtile demo
+
+test: test-rust test-python test-kernels
+
+# Optimised, and with overflow checks and debug assertions: without the first the float64 comparisons take minutes.
+test-rust:
+	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test --quiet $(MANIFEST)
+
+test-python: build
+	$(BIN)/python -m pytest
+
+# Triton's interpreter is switched on before the first import of triton, hence a process of its own.
+test-kernels: build
+	$(BIN)/python -m pytest tests/kernels
+
+lint: build
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest simtile._core
+	$(CARGO) fmt $(MANIFEST) --check
+	$(CARGO) clippy $(MANIFEST) --all-targets --features python -- -D warnings
+
+# One process per competitor, interleaved rounds: see benches/.
+bench: build
+	$(BIN)/python benches/run.py
+
+# Compile the GPU kernels ahead of time, without a GPU: spills, shared memory and tensor-core instructions are gates.
+kernels: build
+	$(BIN)/python -m simtile.kernels.aot
+
+kernels-all: build
+	$(BIN)/python -m simtile.kernels.aot --all
+
+format: build
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(CARGO) fmt $(MANIFEST)
+
+# Two stamps: dependencies change seldom, the engine often. The editable install builds the engine as well, so that the
+# second step finds everything compiled the first time.
+build: $(VENV)/engine.stamp
+
+$(VENV)/engine.stamp: $(VENV)/dependencies.stamp $(RUST)
+	$(BIN)/maturin develop --release --skip-install --quiet
+	touch $@
+
+$(VENV)/dependencies.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "simtile needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt maturin
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,test,lint,bench]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) rust/target dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis python/simtile/_core*.so
+	find python kernels tests benches -name __pycache__ -type d -prune -exec rm -rf {} +

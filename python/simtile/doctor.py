@@ -1,0 +1,111 @@
+"""``simtile doctor``: what this machine offers, which engine each operation takes and why, and a self-test.
+
+The self-test runs the Rust engine on every instruction set of this processor against the float64 specification,
+:mod:`simtile.kernels.reference`, and takes about two seconds. Needs neither torch nor triton. Exit code 1 on a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import platform
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import simtile
+from simtile import _selftest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Package:
+    """An optional package: the imported module, or why there is none."""
+
+    module: ModuleType | None
+    reason: str
+
+    def __str__(self) -> str:
+        return str(getattr(self.module, "__version__", "installed")) if self.module else self.reason
+
+
+def find(name: str) -> Package:
+    """Import an optional package; a broken installation is reported, not raised."""
+    try:
+        return Package(importlib.import_module(name), "")
+    except ModuleNotFoundError as error:
+        return Package(None, "not installed" if error.name == name else f"broken: {error}")
+    except (ImportError, OSError) as error:  # a missing shared library
+        return Package(None, f"broken: {error}")
+
+
+def gpu(torch: Package) -> str:
+    """The GPU that torch sees, or why it sees none."""
+    if torch.module is None:
+        return "unknown without torch"
+    if torch.module.cuda.is_available():
+        return str(torch.module.cuda.get_device_name())
+    built = torch.module.version.cuda or torch.module.version.hip
+    return "none visible to torch" if built else "none: this torch is built for the CPU only"
+
+
+def engines(isa: str, torch: Package) -> list[tuple[str, str, str]]:
+    """(what, engine, why) for every kind of work simtile does here."""
+    rust = f"Rust, {isa}"
+    rows = [("search, numpy or torch", rust, "the best instruction set this processor has")]
+    if torch.module is None:
+        return [*rows, ("functional, losses", "none", 'needs torch: pip install "simtile[torch]"')]
+    return [
+        *rows,
+        (
+            "losses on CPU, float32, bfloat16",
+            rust,
+            "small problems are stored and given to torch: simtile.explain(...)",
+        ),
+        ("losses on CPU, other dtypes", "torch, dense", "the Rust engine computes in float32 and bfloat16"),
+        ("losses on GPU", "torch, dense", "no GPU kernel is connected in this version"),
+    ]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the report; 0 if every check of the self-test passed, otherwise 1."""
+    argparse.ArgumentParser(prog="simtile doctor", description=__doc__.partition("\n")[0]).parse_args(argv)
+    torch, triton = find("torch"), find("triton")
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    print(f"simtile {simtile.__version__}, Python {platform.python_version()}, NumPy {np.__version__}, ", end="")
+    print(f"{platform.system()} {platform.machine()}")
+    core = find("simtile._core")
+    if core.module is None:
+        print(f"Rust engine  {core}")
+        return 1
+    isas: list[str] = core.module.isas()
+    print(f"CPU          {', '.join(isas)}: the first is used; {threads} threads may run")
+    print(f"torch        {torch}{f', {torch.module.get_num_threads()} threads' if torch.module else ''}")
+    print(f"triton       {triton}")
+    print(f"GPU          {gpu(torch)}")
+    print("\nWhich engine does what")
+    for row in engines(isas[0], torch):
+        print("  {:33s}{:20s}{}".format(*row))
+    return self_test(isas)
+
+
+def self_test(isas: Iterable[str]) -> int:
+    """Check every instruction set and print a line for each; 0 or 1."""
+    print("\nSelf-test against the float64 reference")
+    started, failed = time.perf_counter(), 0
+    for isa in isas:
+        checks = _selftest.run(isa)
+        wrong = [check for check in checks if not check.passed]
+        failed += len(wrong)
+        worst = max(checks, key=lambda check: check.error / check.limit)
+        print(f"  {isa:13s}{'FAILED' if wrong else 'ok':8s}{len(checks)} checks, worst: {worst}")
+        for check in wrong:
+            print(f"    wrong: {check}")
+    print(f"  {'FAILED' if failed else 'passed'} in {time.perf_counter() - started:.1f} s")
+    return 1 if failed else 0

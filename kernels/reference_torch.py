@@ -15,16 +15,14 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid, normalize as unit
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from typing_extensions import Unpack
 
-Direction = Literal["row", "column", "both"]
-Link = Literal["lse", "softplus"]
-Reduction = Literal["mean", "sum", "none"]
+    from simtile.kernels.reference import Direction, Link, Reduction
 
 
 class Mask(TypedDict, total=False):
@@ -86,7 +84,7 @@ def logsumexp(s: Tensor, dim: int) -> Tensor:
 
 def softplus(z: Tensor) -> Tensor:
     """log(1 + exp(z)); ``torch.nn.functional.softplus`` returns z above 20."""
-    return -logsigmoid(-z)
+    return -F.logsigmoid(-z)
 
 
 def reduce_rows(loss: Tensor, weight: Tensor | None, reduction: Reduction) -> Tensor:
@@ -134,19 +132,21 @@ def pair_nll(
 ) -> Tensor:
     """Negative log-likelihood of target scores (M,); see :func:`simtile.kernels.reference.pair_nll`.
 
-    Rows of weight 0 get no gradient and pass none on, even where they hold NaN. With ``target=None`` the partners'
-    scores are taken from x, y, scale and the biases, and their gradients reach these.
+    Rows of weight 0 get no gradient and pass none on, even where x or the target holds NaN. With ``target=None`` the
+    partners' scores are taken from x, y, scale and the biases, and their gradients reach these.
     """
-    if weight is not None:
-        x = x.masked_fill((weight == 0)[:, None], 0.0)  # else 0 * NaN would reach y
+    M, N = len(x), len(y)
+    dead = torch.zeros(M, dtype=torch.bool, device=x.device) if weight is None else weight == 0
+    x = x.masked_fill(dead[:, None], 0.0)  # a gradient of 0 times NaN would reach y
     if target is None:
-        target = scores(x, y, scale, x_bias, y_bias).diagonal()
+        assert N >= M
+        target = scale * (_at_least_float32(x) * _at_least_float32(y[:M])).sum(1)
+        target = target + (0.0 if x_bias is None else x_bias) + (0.0 if y_bias is None else y_bias[:M])
         mask["skip_diagonal"] = True
     lse, _ = pair_lse(x, y, scale=scale, x_bias=x_bias, y_bias=y_bias, **mask)
-    assert lse is not None
-    z = lse - target
-    loss = softplus(z) if link == "softplus" else z
-    return reduce_rows(loss.masked_fill(torch.isneginf(lse), 0.0), weight, reduction)
+    assert lse is not None and target.shape == (M,)
+    z = (lse - target).masked_fill(dead | torch.isneginf(lse), -math.inf if link == "softplus" else 0.0)
+    return reduce_rows(softplus(z) if link == "softplus" else z, weight, reduction)
 
 
 def pair_softplus(
@@ -178,7 +178,7 @@ def nested_lse(
     x, y = _at_least_float32(x), _at_least_float32(y)
     prefixes = [(x[:, :d], y[:, :d]) for d in dims]
     if normalize:
-        prefixes = [(unit(a), unit(b)) for a, b in prefixes]
+        prefixes = [(F.normalize(a), F.normalize(b)) for a, b in prefixes]
     lse = [pair_lse(a, b, scale=scale, direction=direction) for a, b in prefixes]
     rows = [row for row, _ in lse if row is not None]
     columns = [column for _, column in lse if column is not None]

@@ -1,0 +1,522 @@
+"""The NumPy specification against independent float64 torch, and its torch twin against the specification."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from torch.nn import functional as F
+
+from accuracy import REGIMES, TEMPERATURES, opposed_row, saturated_pairs, unit_rows, with_duplicates, with_zero_rows
+from simtile.kernels import reference as ref, reference_torch as twin
+
+# A few ulp of sums whose order is not that of torch; a wrong definition is off by far more.
+close = np.testing.assert_allclose
+EXACT = {"rtol": 1e-12, "atol": 1e-12}
+INF = math.inf
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.integers(1, 12)
+
+
+def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+
+
+def csr(drop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    indptr = np.concatenate([[0], np.cumsum(drop.sum(axis=1))]).astype(np.int64)
+    return indptr, np.nonzero(drop)[1]
+
+
+# --- log-sum-exp ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("M", "N", "D"), REGIMES)
+def test_pair_lse_is_torchs_logsumexp_of_the_dense_scores(rng, M, N, D):
+    x, y, x_bias, y_bias = unit_rows(rng, M, D), unit_rows(rng, N, D), rng.normal(size=M), rng.normal(size=N)
+    s = 20 * torch.from_numpy(x @ y.T) + torch.from_numpy(x_bias)[:, None] + torch.from_numpy(y_bias)
+    row, column = ref.pair_lse(x, y, scale=20, x_bias=x_bias, y_bias=y_bias, direction="both")
+    close(row, s.logsumexp(1), **EXACT)
+    close(column, s.logsumexp(0), **EXACT)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_pair_lse_is_finite_at_every_temperature_and_input(rng, temperature):
+    for make in (unit_rows, with_duplicates, with_zero_rows):
+        x, y = make(rng, 9, 5), make(rng, 7, 5)
+        row, _ = ref.pair_lse(x, y, scale=1 / temperature)
+        close(row, torch.logsumexp(torch.from_numpy(x @ y.T) / temperature, 1), **EXACT)
+    x, y = opposed_row(rng, 4, 6, 5)
+    row, _ = ref.pair_lse(x, y, scale=1 / temperature)
+    assert row[0] == pytest.approx(math.log(6) - 1 / temperature, rel=1e-12)
+
+
+def test_direction_decides_what_is_returned():
+    x = np.eye(3)
+    assert ref.pair_lse(x, x)[1] is None
+    assert ref.pair_lse(x, x, direction="column")[0] is None
+    assert ref.nested_lse(x, x, [1, 3], direction="column")[0] is None
+
+
+@given(seed=seeds, M=sizes, N=sizes, ids_mode=st.sampled_from(["exclude", "only"]), skip=st.booleans())
+def test_a_pair_is_kept_only_if_no_rule_takes_it_out(seed, M, N, ids_mode, skip):
+    rng = np.random.default_rng(seed)
+    x_ids, y_ids, listed = rng.integers(0, 3, M), rng.integers(0, 3, N), rng.random((M, N)) < 0.3
+    out = ref.left_out(M, N, x_ids=x_ids, y_ids=y_ids, ids_mode=ids_mode, exclude=csr(listed), skip_diagonal=skip)
+    for i in range(M):
+        for j in range(N):
+            by_id = (x_ids[i] == y_ids[j]) == (ids_mode == "exclude")
+            assert out[i, j] == (by_id or listed[i, j] or (skip and i == j))
+
+
+def test_a_column_listed_twice_is_left_out_once():
+    out = ref.left_out(2, 3, exclude=([0, 3, 3], [1, 1, 2]))
+    np.testing.assert_array_equal(out, [[False, True, True], [False, False, False]])
+
+
+def test_empty_rows_and_columns_are_minus_infinity(rng):
+    x, y = unit_rows(rng, 3, 4), unit_rows(rng, 2, 4)
+    row, column = ref.pair_lse(x, y, exclude=([0, 2, 3, 4], [0, 1, 1, 1]), direction="both")
+    assert row[0] == -INF and np.isfinite(row[1:]).all()
+    assert column[1] == -INF and np.isfinite(column[0])
+    for M, N in ((0, 2), (3, 0), (0, 0)):
+        row, column = ref.pair_lse(x[:M], y[:N], direction="both")
+        np.testing.assert_array_equal(row, np.full(M, -INF))
+        np.testing.assert_array_equal(column, np.full(N, -INF))
+
+
+@given(seed=seeds, shift=st.floats(-500, 500))
+def test_a_bias_on_one_side_shifts_the_lse(seed, shift):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
+    plain, _ = ref.pair_lse(x, y)
+    shifted, _ = ref.pair_lse(x, y, y_bias=np.full(6, shift))
+    close(shifted, plain + shift, rtol=1e-12, atol=1e-10)
+
+
+@given(seed=seeds, N=sizes, copies=st.integers(1, 5))
+def test_lse_ignores_the_order_of_keys_and_counts_duplicates(seed, N, copies):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(3, 4)), rng.normal(size=(N, 4))
+    plain, _ = ref.pair_lse(x, y, scale=5)
+    permuted, _ = ref.pair_lse(x, rng.permutation(y), scale=5)
+    repeated, _ = ref.pair_lse(x, np.tile(y, (copies, 1)), scale=5)
+    close(permuted, plain, **EXACT)
+    close(repeated, plain + math.log(copies), **EXACT)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_nested_lse_is_pair_lse_of_each_prefix(rng, normalize):
+    x, y, dims = rng.normal(size=(5, 8)), rng.normal(size=(7, 8)), [2, 8, 3]
+    rows, columns = ref.nested_lse(x, y, dims, scale=9.0, normalize=normalize, direction="both")
+    assert rows.shape == (3, 5) and columns.shape == (3, 7)
+    for row, column, d in zip(rows, columns, dims, strict=True):
+        a, b = tensors(x[:, :d], y[:, :d])
+        s = 9.0 * (F.normalize(a) @ F.normalize(b).T if normalize else a @ b.T)
+        close(row, s.logsumexp(1), **EXACT)
+        close(column, s.logsumexp(0), **EXACT)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_both_links_are_cross_entropy(rng, reduction, temperature):
+    x, y = unit_rows(rng, 6, 5), unit_rows(rng, 9, 5)
+    s, own = torch.from_numpy(x @ y.T) / temperature, rng.integers(0, 9, 6)
+    target = s[torch.arange(6), torch.from_numpy(own)].numpy()
+    expected = F.cross_entropy(s, torch.from_numpy(own), reduction=reduction)
+    options = {"scale": 1 / temperature, "reduction": reduction}
+    close(ref.pair_nll(x, y, target, **options), expected, **EXACT)
+    kept_out = (np.arange(7), own)
+    close(ref.pair_nll(x, y, target, link="softplus", exclude=kept_out, **options), expected, **EXACT)
+
+
+def test_without_a_target_the_partner_is_taken_out_and_added_back(rng):
+    x, y, x_bias, y_bias = rng.normal(size=(4, 3)), rng.normal(size=(6, 3)), rng.normal(size=4), rng.normal(size=6)
+    s = torch.from_numpy(2 * x @ y.T + x_bias[:, None] + y_bias)
+    biases = {"scale": 2.0, "x_bias": x_bias, "y_bias": y_bias}
+    close(ref.pair_nll(x, y, None, link="softplus", **biases), F.cross_entropy(s, torch.arange(4)), **EXACT)
+    others = s.masked_fill(torch.eye(4, 6, dtype=torch.bool), -INF)
+    decoupled = (others.logsumexp(1) - s.diagonal()).mean()
+    close(ref.pair_nll(x, y, None, link="lse", **biases), decoupled, **EXACT)
+
+
+@pytest.mark.parametrize("link", ["lse", "softplus"])
+def test_a_row_without_a_kept_pair_has_loss_zero(link):
+    x = np.eye(2)
+    loss = ref.pair_nll(x, x, [5.0, 0.0], link=link, exclude=([0, 2, 2], [0, 1]), reduction="none")
+    assert loss[0] == 0 and loss[1] > 0
+
+
+def test_weights_scale_rows_and_zero_means_absent(rng):
+    x, y, w = rng.normal(size=(4, 3)), rng.normal(size=(5, 3)), np.array([2.0, 0.0, 0.5, 1.0])
+    rows = ref.pair_nll(x, y, None, reduction="none")
+    x[1] = np.nan
+    close(ref.pair_nll(x, y, None, weight=w, reduction="none"), w * rows, **EXACT)
+    close(ref.pair_nll(x, y, None, weight=w, reduction="sum"), w @ rows, **EXACT)
+    close(ref.pair_nll(x, y, None, weight=w), w @ rows / w.sum(), **EXACT)
+    assert ref.pair_nll(x, y, None, weight=np.zeros(4)) == 0
+    assert ref.pair_nll(x[:0], y, None) == 0
+
+
+def test_softplus_keeps_its_accuracy_at_both_ends(rng):
+    z = np.array([-INF, -700.0, -40.0, -1e-9, 0.0, 19.0, 21.0, 700.0])
+    close(ref.softplus(z), -F.logsigmoid(-torch.from_numpy(z)), rtol=1e-15, atol=0)
+    close(twin.softplus(torch.from_numpy(z)), ref.softplus(z), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_pair_softplus_sums_logsigmoid_over_kept_pairs(rng, reduction):
+    x, y, ids = rng.normal(size=(5, 3)), rng.normal(size=(7, 3)), rng.integers(0, 3, 7)
+    s = torch.from_numpy(3 * x @ y.T - 1)
+    rows = -F.logsigmoid(-s).masked_fill(torch.from_numpy(ids[:5, None] == ids), 0).sum(1)
+    expected = {"none": rows, "sum": rows.sum(), "mean": rows.sum() / 5}[reduction]
+    got = ref.pair_softplus(x, y, scale=3, y_bias=np.full(7, -1.0), x_ids=ids[:5], y_ids=ids, reduction=reduction)
+    close(got, expected, **EXACT)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_info_nce_is_cross_entropy_of_the_logits(rng, symmetric, smoothing, reduction):
+    query, key = rng.normal(size=(5, 4)), rng.normal(size=(7, 4))
+    negatives, private, own = rng.normal(size=(3, 4)), rng.normal(size=(5, 2, 4)), rng.permutation(7)[:5]
+    q, k, n, p = (F.normalize(t, dim=-1) for t in tensors(query, key, negatives, private))
+    logits = torch.cat([q @ k.T, q @ n.T, torch.einsum("md,mkd->mk", q, p)], dim=1) / 0.1
+    expected = F.cross_entropy(logits, torch.from_numpy(own), reduction=reduction, label_smoothing=smoothing)
+    if symmetric:
+        columns = logits[:, own].T
+        expected += F.cross_entropy(columns, torch.arange(5), reduction=reduction, label_smoothing=smoothing)
+        expected /= 2
+    got = ref.info_nce(
+        query, key, temperature=0.1, symmetric=symmetric, targets=own, negatives=negatives, row_negatives=private,
+        label_smoothing=smoothing, reduction=reduction,
+    )  # fmt: skip
+    close(got, expected, **EXACT)
+
+
+def test_info_nce_by_default_pairs_row_i_with_row_i(rng):
+    query, key = rng.normal(size=(4, 3)), rng.normal(size=(6, 3))
+    close(ref.info_nce(query, key), ref.info_nce(query, key, targets=np.arange(4)), rtol=0, atol=0)
+    q, k = tensors(query, key)
+    logits = 2 * q @ k.T
+    both = (F.cross_entropy(logits, torch.arange(4)) + F.cross_entropy(logits[:, :4].T, torch.arange(4))) / 2
+    close(ref.info_nce(query, key, temperature=0.5, normalize=False, symmetric=True), both, **EXACT)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_equal_ids_take_false_negatives_out_but_never_the_own_pair(rng, symmetric, smoothing):
+    query, key, ids = unit_rows(rng, 5, 4), unit_rows(rng, 7, 4), np.array([0, 0, 1, 2, 1, 0, 3])
+    s = torch.from_numpy(query @ key.T) / 0.07
+    drop = torch.from_numpy(ids[:5, None] == ids) & ~torch.eye(5, 7, dtype=torch.bool)
+
+    def loss(s, drop):  # the kept candidates of each row alone, so that torch smooths over them
+        rows = [torch.cat([s[i, i : i + 1], s[i, ~drop[i] & (torch.arange(s.shape[1]) != i)]]) for i in range(5)]
+        return sum(F.cross_entropy(row[None], torch.tensor([0]), label_smoothing=smoothing) for row in rows) / 5
+
+    expected = loss(s, drop) if not symmetric else (loss(s, drop) + loss(s[:, :5].T, drop[:, :5].T)) / 2
+    options = {"symmetric": symmetric, "label_smoothing": smoothing}
+    close(ref.info_nce(query, key, query_ids=ids[:5], key_ids=ids, **options), expected, **EXACT)
+    alone = ref.info_nce(query, key, query_ids=np.zeros(5), key_ids=np.zeros(7), **options)
+    close(alone, 0, **EXACT)
+
+
+def test_a_query_with_the_same_target_counts_in_the_column_unless_ids_take_it_out(rng):
+    query, key, own = unit_rows(rng, 3, 4), unit_rows(rng, 3, 4), np.array([1, 1, 2])
+    s = torch.from_numpy(query @ key.T) / 0.07
+    options = {"targets": own, "symmetric": True, "reduction": "none"}
+    rows = F.cross_entropy(s, torch.from_numpy(own), reduction="none")
+    columns = F.cross_entropy(s[:, own].T, torch.arange(3), reduction="none")
+    close(ref.info_nce(query, key, **options), (rows + columns) / 2, **EXACT)
+    ids = {"query_ids": [7, 7, 8], "key_ids": [0, 7, 8]}
+    first_two_alone = torch.stack([s[i, 1] - torch.logsumexp(s[[i, 2], 1], 0) for i in (0, 1)])
+    got = ref.info_nce(query, key, **options, **ids)
+    close(got[:2], (rows[:2] - first_two_alone) / 2, **EXACT)
+
+
+def test_info_nce_keeps_its_accuracy_when_the_loss_is_tiny(rng):
+    query, key = saturated_pairs(rng, 8, 16)
+    loss = ref.info_nce(query, key, temperature=0.005, reduction="none")
+    s = (query @ key.T / np.linalg.norm(query, axis=1)[:, None] / np.linalg.norm(key, axis=1)) / 0.005
+    odds = np.exp(s - np.diagonal(s)[:, None])
+    np.fill_diagonal(odds, 0)
+    assert loss.max() < 1e-9 and loss.min() > 0
+    close(loss, np.log1p(odds.sum(axis=1)), rtol=1e-10, atol=0)
+
+
+def test_info_nce_weights(rng):
+    query, key, w = rng.normal(size=(4, 3)), rng.normal(size=(4, 3)), np.array([1.0, 0.0, 3.0, 0.5])
+    rows = ref.info_nce(query, key, symmetric=True, reduction="none")
+    close(ref.info_nce(query, key, symmetric=True, weight=w), w @ rows / w.sum(), **EXACT)
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+@pytest.mark.parametrize(("M", "N"), [(5, 5), (4, 7), (7, 4)])
+def test_sigmoid_loss_is_siglips(rng, M, N, with_ids):
+    query, key = rng.normal(size=(M, 3)), rng.normal(size=(N, 3))
+    ids = {"query_ids": rng.integers(0, 4, M), "key_ids": rng.integers(0, 4, N)} if with_ids else {}
+    q, k = (F.normalize(t) for t in tensors(query, key))
+    positive = torch.eye(M, N, dtype=torch.bool)
+    if with_ids:
+        positive |= torch.from_numpy(ids["query_ids"][:, None] == ids["key_ids"])
+    z = torch.where(positive, 1.0, -1.0).double()
+    rows = -F.logsigmoid(z * (10 * q @ k.T - 10)).sum(1)
+    close(ref.sigmoid_loss(query, key, **ids), rows.sum() / M, **EXACT)
+    close(ref.sigmoid_loss(query, key, reduction="sum", **ids), rows.sum(), **EXACT)
+    close(ref.sigmoid_loss(query, key, reduction="none", **ids), rows, **EXACT)
+
+
+# --- top-k and statistics ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("M", "N", "D"), REGIMES)
+def test_pair_topk_is_torchs_topk(rng, M, N, D):
+    x, y, a, b = unit_rows(rng, M, D), unit_rows(rng, N, D), rng.normal(size=N), rng.normal(size=N)
+    k = min(N, 10)
+    values, ids = torch.from_numpy(x @ y.T * a + b).topk(k)
+    got = ref.pair_topk(x, y, k, y_scale=a, y_bias=b)
+    close(got.scores, values, **EXACT)
+    np.testing.assert_array_equal(got.ids, ids)
+    assert got.ids.dtype == np.int64
+
+
+def test_topk_breaks_ties_by_the_smaller_id_and_pads():
+    y = np.array([[1.0], [2.0], [1.0], [2.0]])
+    got = ref.pair_topk([[1.0], [-1.0], [0.0]], y, 6, y_bias=[0, 0, 0, 0], exclude=([0, 1, 1, 2], [1, 0]))
+    np.testing.assert_array_equal(got.ids, [[3, 0, 2, -1, -1, -1], [0, 2, 1, 3, -1, -1], [1, 2, 3, -1, -1, -1]])
+    np.testing.assert_array_equal(got.scores[0], [2, 1, 1, -INF, -INF, -INF])
+
+
+def test_a_score_of_minus_infinity_is_never_returned():
+    got = ref.pair_topk([[1.0]], [[1.0], [2.0]], 2, y_bias=[0.0, -INF])
+    np.testing.assert_array_equal(got.ids, [[0, -1]])
+
+
+@pytest.mark.parametrize(("M", "N", "D"), REGIMES)
+def test_pair_stats_are_torchs(rng, M, N, D):
+    bank, y, betas, ks = unit_rows(rng, M, D), unit_rows(rng, N, D), (1.0, 20.0), (1, min(M, 7))
+    s = torch.from_numpy(bank @ y.T)
+    got = ref.pair_stats(bank, y, betas=betas, ks=ks)
+    close(got.lse, torch.stack([(beta * s).logsumexp(0) for beta in betas]), **EXACT)
+    close(got.topk_mean, torch.stack([s.topk(k, dim=0).values.mean(0) for k in ks]), **EXACT)
+    close(got.mean, s.mean(0), **EXACT)
+    close(got.var, s.var(0, correction=0), **EXACT)
+    assert got.count == M
+
+
+def test_a_k_above_the_bank_raises_unless_the_bank_is_a_block(rng):
+    bank, y = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
+    with pytest.raises(ValueError, match=r"ks: at most the 3 rows of the bank, got 5"):
+        ref.pair_stats(bank, y, ks=(2, 5))
+    block = ref.pair_stats(bank, y, ks=(2, 5), partial=True)
+    with pytest.raises(ValueError, match=r"ks"):
+        _ = block.topk_mean
+    assert ref.merge_stats(block, block).topk_mean.shape == (2, 4)
+
+
+def test_statistics_not_asked_for_are_empty(rng):
+    got = ref.pair_stats(rng.normal(size=(3, 2)), rng.normal(size=(4, 2)))
+    assert got.lse.shape == got.topk_mean.shape == (0, 4)
+
+
+# --- merges -----------------------------------------------------------------------------------------------------------
+
+
+def assert_same_stats(a: ref.Stats, b: ref.Stats) -> None:
+    assert (a.count, a.betas, a.ks) == (b.count, b.betas, b.ks)
+    for name in ("lse", "mean", "var", "top"):
+        close(getattr(a, name), getattr(b, name), **EXACT)
+
+
+def assert_same_topk(a: ref.TopK, b: ref.TopK) -> None:
+    np.testing.assert_array_equal(a.ids, b.ids)
+    np.testing.assert_array_equal(a.scores, b.scores)
+
+
+def topk_block(x, y, k, start, stop):
+    block = ref.pair_topk(x, y[start:stop], k)
+    return ref.TopK(block.scores, np.where(block.ids < 0, -1, block.ids + start))
+
+
+@st.composite
+def split_jobs(draw):
+    """x, y, small integers so that ties are common and scores exact, and two cuts of y into three blocks."""
+    rng = np.random.default_rng(draw(seeds))
+    N = draw(st.integers(0, 14))
+    x, y = rng.integers(-2, 3, (4, 2)).astype(float), rng.integers(-2, 3, (N, 2)).astype(float)
+    cuts = sorted([draw(st.integers(0, N)), draw(st.integers(0, N))])
+    return x, y, [0, *cuts, N]
+
+
+def merged_both_ways(merge, a, b, c):
+    return merge(merge(a, b), c), merge(a, merge(b, c)), merge(c, merge(b, a))
+
+
+@given(job=split_jobs())
+def test_lse_of_any_split_merges_to_the_whole_in_any_order(job):
+    x, y, cuts = job
+    whole, _ = ref.pair_lse(x, y)
+    parts = [ref.pair_lse(x, y[a:b])[0] for a, b in itertools.pairwise(cuts)]
+    for merged in merged_both_ways(ref.merge_lse, *parts):
+        close(merged, whole, **EXACT)
+    for merged in merged_both_ways(twin.merge_lse, *tensors(*parts)):
+        close(merged, whole, **EXACT)
+
+
+@given(job=split_jobs(), k=st.integers(1, 8))
+def test_topk_of_any_split_merges_to_the_whole_in_any_order(job, k):
+    x, y, cuts = job
+    parts = [topk_block(x, y, k, a, b) for a, b in itertools.pairwise(cuts)]
+    for merged in merged_both_ways(ref.merge_topk, *parts):
+        assert_same_topk(merged, ref.pair_topk(x, y, k))
+
+
+@given(job=split_jobs(), k=st.integers(1, 8))
+def test_stats_of_any_split_of_the_bank_merge_to_the_whole_in_any_order(job, k):
+    y, bank, cuts = job
+    options = {"betas": (0.5, 3.0), "ks": (1, k), "partial": True}
+    parts = [ref.pair_stats(bank[a:b], y, **options) for a, b in itertools.pairwise(cuts)]
+    for merged in merged_both_ways(ref.merge_stats, *parts):
+        assert_same_stats(merged, ref.pair_stats(bank, y, **options))
+
+
+# --- the torch twin ---------------------------------------------------------------------------------------------------
+
+TWINS = ("pair_lse", "pair_nll", "pair_softplus", "nested_lse", "scores")
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_twin_has_the_specifications_arguments(name):
+    def arguments(function):
+        return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+    assert arguments(getattr(twin, name)) == arguments(getattr(ref, name))
+
+
+@given(
+    seed=seeds, M=sizes, N=sizes, link=st.sampled_from(["lse", "softplus"]),
+    reduction=st.sampled_from(["mean", "sum", "none"]), ids_mode=st.sampled_from(["exclude", "only"]),
+    own=st.booleans(),
+)  # fmt: skip
+def test_the_twin_equals_the_specification(seed, M, N, link, reduction, ids_mode, own):
+    rng = np.random.default_rng(seed)
+    own = own and N >= M
+    arrays = {"x": rng.normal(size=(M, 4)), "y": rng.normal(size=(N, 4))}
+    options = {
+        "x_bias": rng.normal(size=M), "y_bias": rng.normal(size=N),
+        "x_ids": rng.integers(0, 3, M), "y_ids": rng.integers(0, 3, N),
+    }  # fmt: skip
+    exclude = csr(rng.random((M, N)) < 0.2)
+    rest = {"scale": 3.0, "ids_mode": ids_mode}
+    loss = {"target": None if own else rng.normal(size=M), "weight": rng.integers(0, 3, M).astype(float)}
+
+    def torched(values):
+        return {name: None if value is None else tensors(value)[0] for name, value in values.items()}
+
+    mine = {**arrays, **options, **rest, "exclude": exclude}
+    theirs = {**torched(arrays), **torched(options), **rest, "exclude": tuple(tensors(*exclude))}
+    for a, b in zip(ref.pair_lse(direction="both", **mine), twin.pair_lse(direction="both", **theirs), strict=True):
+        close(b, a, **EXACT)
+    close(twin.pair_softplus(reduction=reduction, **theirs), ref.pair_softplus(reduction=reduction, **mine), **EXACT)
+    got = twin.pair_nll(link=link, reduction=reduction, **torched(loss), **theirs)
+    close(got, ref.pair_nll(link=link, reduction=reduction, **loss, **mine), **EXACT)
+    nested = {"dims": (1, 4, 2), "scale": 3.0, "direction": "both"}
+    for a, b in zip(ref.nested_lse(**arrays, **nested), twin.nested_lse(**torched(arrays), **nested), strict=True):
+        close(b, a, **EXACT)
+
+
+def leaves(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    return [torch.from_numpy(rng.normal(size=shape)).requires_grad_() for shape in shapes]
+
+
+@pytest.mark.parametrize("direction", ["row", "column", "both"])
+def test_gradcheck_pair_lse(rng, direction):
+    ids = torch.tensor([0, 1, 2, 1, 0])
+
+    def lse(x, y, scale, x_bias, y_bias):
+        out = twin.pair_lse(
+            x, y, scale=scale, x_bias=x_bias, y_bias=y_bias, x_ids=ids[:3], y_ids=ids, direction=direction
+        )
+        return tuple(t for t in out if t is not None)
+
+    assert torch.autograd.gradcheck(lse, leaves(rng, (3, 2), (5, 2), (), (3,), (5,)))
+
+
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("link", ["lse", "softplus"])
+def test_gradcheck_pair_nll(rng, link, own):
+    weight = torch.tensor([1.0, 0.0, 2.5], dtype=torch.float64)
+
+    def nll(x, y, target, scale, y_bias):
+        return twin.pair_nll(x, y, None if own else target, weight=weight, link=link, scale=scale, y_bias=y_bias)
+
+    assert torch.autograd.gradcheck(nll, leaves(rng, (3, 2), (5, 2), (3,), (), (5,)))
+
+
+def test_gradcheck_pair_softplus_and_nested_lse(rng):
+    def softplus(x, y, scale, y_bias):
+        return twin.pair_softplus(x, y, scale=scale, y_bias=y_bias, skip_diagonal=True)
+
+    def nested(x, y, scale):
+        return twin.nested_lse(x, y, (1, 3), scale=scale, direction="both")
+
+    assert torch.autograd.gradcheck(softplus, leaves(rng, (3, 2), (4, 2), (), (4,)))
+    assert torch.autograd.gradcheck(nested, leaves(rng, (3, 3), (4, 3), ()))
+
+
+def test_gradcheck_merge_lse(rng):
+    assert torch.autograd.gradcheck(twin.merge_lse, leaves(rng, (4,), (4,)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_empty_rows_and_columns_get_zero_gradient_not_nan(rng, dtype):
+    x, y = (t.detach().to(dtype).requires_grad_() for t in leaves(rng, (3, 4), (4, 4)))
+    exclude = (torch.tensor([0, 4, 5, 6]), torch.tensor([0, 1, 2, 3, 2, 2]))  # row 0 and column 2 are empty
+    row, column = twin.pair_lse(x, y, exclude=exclude, direction="both")
+    assert row[0] == -INF and column[2] == -INF
+    dx, dy = torch.autograd.grad([row, column], [x, y], [torch.ones_like(row), torch.ones_like(column)])
+    assert dx.dtype == dtype
+    assert torch.isfinite(dx).all() and torch.isfinite(dy).all()
+    assert (dx[0] == 0).all() and (dy[2] == 0).all() and (dx[1:] != 0).any()
+
+
+@pytest.mark.parametrize("link", ["lse", "softplus"])
+def test_empty_rows_pull_on_no_target_and_absent_rows_may_hold_nan(rng, link):
+    x, y, target = leaves(rng, (3, 2), (4, 2), (3,))
+    with torch.no_grad():
+        x[1], target[1] = math.nan, math.nan
+    exclude = (torch.tensor([0, 4, 4, 4]), torch.arange(4))
+    weight = torch.tensor([1.0, 0.0, 1.0])
+    loss = twin.pair_nll(x, y, target, weight=weight, link=link, exclude=exclude)
+    dx, dy, dt = torch.autograd.grad(loss, [x, y, target])
+    for gradient in (dx, dy, dt):
+        assert torch.isfinite(gradient).all()
+    assert (dx[:2] == 0).all() and (dt[:2] == 0).all() and (dx[2] != 0).all()
+
+
+def test_merge_lse_of_two_empty_blocks_has_zero_gradient():
+    a = torch.tensor([-INF, -INF, 1.0], requires_grad=True)
+    b = torch.tensor([-INF, 2.0, -INF], requires_grad=True)
+    merged = twin.merge_lse(a, b)
+    merged.sum().backward()
+    np.testing.assert_array_equal(merged.detach(), [-INF, 2.0, 1.0])
+    np.testing.assert_array_equal(a.grad, [0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(b.grad, [0.0, 1.0, 0.0])
+
+
+def test_the_specification_needs_neither_torch_nor_triton():
+    blocked = "import sys; sys.modules.update(torch=None, triton=None); import simtile.kernels.reference"
+    package = str(Path(ref.__file__).parents[2])
+    subprocess.run([sys.executable, "-c", blocked], check=True, env={**os.environ, "PYTHONPATH": package})

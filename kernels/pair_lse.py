@@ -1,0 +1,249 @@
+"""Row and column log-sum-exp of a similarity matrix that is never stored, both from one pass.
+
+    s[i, j]   = scale * <x[i], y[j]> + x_bias[i] + y_bias[j]      (M, N), lives one tile at a time
+    row[i]    = log(sum_j exp(s[i, j]))                           (M,)
+    column[j] = log(sum_i exp(s[i, j]))                           (N,)
+
+A tile takes one exponential per element, shifted by the tile's own maximum, and leaves raw row and column sums [1]; the
+logarithms are taken once per row by a small reduction kernel (``log2`` in the tile costs some 800 instructions). A row
+that lies so far below its tile's maximum that its sum underflows flags the tile; a second kernel redoes flagged tiles
+with a maximum per row and per column. (An exact branch inside the tile kernel spills hundreds of registers; a constant
+shift by the largest possible score gives -inf at scale 100 [2].) No atomics: the bits depend only on shapes and tiles.
+
+Memory: the partial sums, bounded by ``partials_bytes`` through blocks of rows and columns that merge in order.
+
+[1] Milakov & Gimelshein, Online normalizer calculation for softmax, arXiv:1805.02867.
+[2] Cherti et al., OpenCLIP scaling laws, arXiv:2212.07143: temperatures reach 0.01.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from simtile.kernels.launch import Launch, pick, precision
+from simtile.kernels.pairs import Direction, PairOptions, Pairs, blocks
+from simtile.kernels.tile import dot_tile, scores, tile_position
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+LN2 = 0.6931471805599453
+# Terms under 2**-126 are flushed to zero. A sum of 2**-96 or more lost at most 256 * 2**-30 of itself: float32 noise.
+SUM_FLOOR = tl.constexpr(2.0**-96)
+FLAGGED = tl.constexpr(float("inf"))
+PARTIALS_BYTES = 64 << 20
+
+
+@triton.jit(do_not_specialize=["M", "N"])
+def _pair_lse_fwd_kernel(
+    x,  # (M, D)
+    y,  # (N, D)
+    terms,
+    row_sum,  # (N / BLOCK_N, M) float32, sum_j 2**(t - tile_max) over the tile's columns; or None
+    column_sum,  # (M / BLOCK_M, N) float32; or None
+    tile_max,  # (M / BLOCK_M, N / BLOCK_N) float32; FLAGGED where a sum is too small to be used
+    stash,  # (M, N) of any float type, receives <x[i], y[j]>; or None
+    M,
+    N,
+    D,
+    stride_x,
+    stride_y,
+    stride_stash,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+    IDS_MODE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    tile_m, tile_n = tile_position(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
+    rm = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    rn = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile = tile_m * tl.cdiv(N, BLOCK_N) + tile_n
+    t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    if stash is not None:
+        at = stash + rm.to(tl.int64)[:, None] * stride_stash + rn[None, :]
+        tl.store(at, t.to(stash.dtype.element_ty), mask=(rm < M)[:, None] & (rn < N)[None, :])
+    t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+    row_max = tl.max(t, 1)
+    top = tl.max(row_max, 0)
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    lowest = 1.0
+    if column_sum is not None:
+        # Before t is overwritten: a column without any kept pair has a sum of 0 that must not raise the flag.
+        column_max = tl.max(t, 0)
+    e = tl.exp2(t - shift)
+    if row_sum is not None:
+        sums = tl.sum(e, 1)
+        tl.store(row_sum + tile_n.to(tl.int64) * M + rm, sums, mask=rm < M)
+        lowest = tl.min(tl.where(row_max > float("-inf"), sums, 1.0), 0)
+    if column_sum is not None:
+        sums_n = tl.sum(e, 0)
+        tl.store(column_sum + tile_m.to(tl.int64) * N + rn, sums_n, mask=rn < N)
+        lowest = tl.minimum(lowest, tl.min(tl.where(column_max > float("-inf"), sums_n, 1.0), 0))
+    tl.store(tile_max + tile, tl.where(lowest < SUM_FLOOR, FLAGGED, top))
+
+
+@triton.jit
+def _log2_sum(t, AXIS: tl.constexpr):
+    """log2(sum(2**t)) along an axis, exactly shifted; -inf where everything is left out."""
+    top = tl.max(t, AXIS)
+    top = tl.where(top == float("-inf"), 0.0, top)
+    return top + tl.log2(tl.sum(tl.exp2(t - tl.expand_dims(top, AXIS)), AXIS))
+
+
+@triton.jit(do_not_specialize=["M", "N"])
+def _pair_lse_fix_kernel(
+    x,
+    y,
+    terms,
+    row_sum,
+    column_sum,
+    tile_max,
+    M,
+    N,
+    D,
+    stride_x,
+    stride_y,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    IDS_MODE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Replaces the sums of flagged tiles by base-2 logarithms. Few programs walk over many tiles: most do nothing."""
+    columns = tl.cdiv(N, BLOCK_N)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK_M) * columns, tl.num_programs(0)):
+        if tl.load(tile_max + tile) == FLAGGED:
+            rm = tile // columns * BLOCK_M + tl.arange(0, BLOCK_M)
+            rn = tile % columns * BLOCK_N + tl.arange(0, BLOCK_N)
+            t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+            t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+            if row_sum is not None:
+                partial = row_sum + (tile % columns + tl.zeros((1,), tl.int64)) * M
+                tl.store(partial + rm, _log2_sum(t, 1), mask=rm < M)
+            if column_sum is not None:
+                partial = column_sum + (tile // columns + tl.zeros((1,), tl.int64)) * N
+                tl.store(partial + rn, _log2_sum(t, 0), mask=rn < N)
+
+
+@triton.jit(do_not_specialize=["count", "length", "max_stride_partial", "max_stride_block"])
+def _lse_reduce_kernel(
+    partials,  # (count, length) float32: raw sums, or logarithms where the tile is flagged
+    tile_max,  # tile maxima, addressed by partial and by block of TILE entries
+    lse,  # (length,) float32, base-2 logarithms; what it holds is merged in
+    count,
+    length,
+    max_stride_partial,
+    max_stride_block,
+    TILE: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    block = tl.program_id(0)
+    rn = block * TILE + tl.arange(0, TILE)
+    inside = rn < length
+    top = tl.load(lse + rn, mask=inside, other=float("-inf"))
+    total = tl.where(top == float("-inf"), 0.0, 1.0)
+    for first in tl.range(0, count, BLOCK_R):
+        r = first + tl.arange(0, BLOCK_R)
+        maxima = tl.load(tile_max + r * max_stride_partial + block * max_stride_block, mask=r < count, other=0.0)
+        at = partials + r.to(tl.int64)[:, None] * length + rn[None, :]
+        p = tl.load(at, mask=(r < count)[:, None] & inside[None, :], other=0.0)
+        flagged = (maxima == FLAGGED)[:, None]
+        exponent = tl.where(flagged, p, tl.where(p == 0.0, float("-inf"), maxima[:, None]))
+        new_top = tl.maximum(top, tl.max(exponent, 0))
+        shift = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weight = tl.where(flagged, 1.0, p)
+        total = total * tl.exp2(top - shift) + tl.sum(weight * tl.exp2(exponent - shift[None, :]), 0)
+        top = new_top
+    tl.store(lse + rn, tl.where(top == float("-inf"), top, top + tl.log2(total)), mask=inside)
+
+
+def pair_lse_fwd(
+    x: Tensor,
+    y: Tensor,
+    *,
+    direction: Direction = "row",
+    stash: Tensor | None = None,
+    launch: Launch | None = None,
+    partials_bytes: int = PARTIALS_BYTES,
+    **options: Unpack[PairOptions],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Row (M,) and column (N,) float32 log-sum-exp over the kept pairs; None for a direction not asked for.
+
+    x (M, D) and y (N, D) are float32, bfloat16 or float16. ``stash`` (M, N), of any float type, receives the dot
+    products, so that a backward pass need not recompute them. Extra memory: O(M + N) floats and ``partials_bytes``.
+    """
+    return lse_of(Pairs.of(x, y, **options), direction=direction, stash=stash, launch=launch, budget=partials_bytes)
+
+
+def lse_of(
+    pairs: Pairs,
+    *,
+    direction: Direction,
+    stash: Tensor | None = None,
+    launch: Launch | None = None,
+    budget: int = PARTIALS_BYTES,
+) -> tuple[Tensor | None, Tensor | None]:
+    """:func:`pair_lse_fwd` of a block that is already prepared."""
+    launch = launch or pick("pair_lse_fwd", pairs)
+    empty = torch.tensor(float("-inf")).item()
+    row = pairs.x.new_full((pairs.M,), empty, dtype=torch.float32) if direction != "column" else None
+    column = pairs.y.new_full((pairs.N,), empty, dtype=torch.float32) if direction != "row" else None
+    rows, columns = _block_size(pairs.M, pairs.N, launch, budget)
+    for m, height, n, width in blocks(pairs.M, pairs.N, rows, columns):
+        _accumulate(
+            pairs.block(m, height, n, width),
+            None if row is None else row[m : m + height],
+            None if column is None else column[n : n + width],
+            None if stash is None else stash[m : m + height, n : n + width],
+            launch,
+        )
+    for lse in (row, column):
+        if lse is not None:
+            lse.mul_(LN2)
+    return row, column
+
+
+def _block_size(M: int, N: int, launch: Launch, budget: int) -> tuple[int, int]:
+    """(rows, columns) of the largest block whose partial sums fit the budget; full rows where possible."""
+    pair_bytes = 4 * (1 / launch.block_n + 1 / launch.block_m)  # of partial sums, for one pair
+    columns = max(launch.block_n, min(N, int(budget / pair_bytes) // launch.block_m))
+    rows = int(budget / pair_bytes) // columns // launch.block_m * launch.block_m
+    return max(launch.block_m, rows), columns
+
+
+def _accumulate(pairs: Pairs, row: Tensor | None, column: Tensor | None, stash: Tensor | None, launch: Launch) -> None:
+    """Merges a block's log-sum-exp, in base 2, into ``row`` (M,) and ``column`` (N,)."""
+    x, y, M, N = pairs.x, pairs.y, pairs.M, pairs.N
+    tiles_m, tiles_n = triton.cdiv(M, launch.block_m), triton.cdiv(N, launch.block_n)
+    new = {"device": x.device, "dtype": torch.float32}
+    row_sum = torch.empty((tiles_n, M), **new) if row is not None else None
+    column_sum = torch.empty((tiles_m, N), **new) if column is not None else None
+    tile_max = torch.empty((tiles_m, tiles_n), **new)
+    terms = pairs.terms(launch)
+    tile = {"BLOCK_M": launch.block_m, "BLOCK_N": launch.block_n, "BLOCK_K": launch.block_k}
+    mode = {"IDS_MODE": pairs.ids_mode, "PRECISION": precision(x)}
+    shape = (M, N, pairs.D, x.stride(0), y.stride(0))
+    stride_stash = stash.stride(0) if stash is not None else 0
+    with torch.cuda.device_of(x):
+        _pair_lse_fwd_kernel[(tiles_m * tiles_n,)](
+            x, y, terms, row_sum, column_sum, tile_max, stash, *shape, stride_stash,
+            **tile, GROUP=launch.group, **mode, **launch.options,
+        )  # fmt: skip
+        _pair_lse_fix_kernel[(min(tiles_m * tiles_n, 1024),)](
+            x, y, terms, row_sum, column_sum, tile_max, *shape, **tile, **mode, **launch.options
+        )
+        if row is not None:
+            _lse_reduce_kernel[(tiles_m,)](
+                row_sum, tile_max, row, tiles_n, M, 1, tiles_n, TILE=launch.block_m, BLOCK_R=16, num_warps=4
+            )
+        if column is not None:
+            _lse_reduce_kernel[(tiles_n,)](
+                column_sum, tile_max, column, tiles_m, N, tiles_n, 1, TILE=launch.block_n, BLOCK_R=16, num_warps=4
+            )

@@ -1,0 +1,119 @@
+"""Negative log-likelihood of target scores, with its gradient made in the forward pass: three GEMMs in all.
+
+    loss[i] = link(L[i] - target[i]),  L[i] = log(sum_j exp(s[i, j])),  link(z) = z or softplus(z) = log(1 + e^z)
+    P[i, j] = weight[i] * link'(L[i] - target[i]) * exp(s[i, j] - L[i])
+
+A row's coefficient is known as soon as its own scores have been seen. So one block of rows at a time, the tile kernel of
+:mod:`simtile.kernels.pair_lse` leaves the dot products in a workspace, its log-sum-exp gives the coefficients, and the
+workspace turns into P without a second S: chunked as in Liger-Kernel, arXiv:2410.10989, with the rows' statistics taken
+in the GEMM's epilogue. Link "softplus" is for a target that was left out of L and keeps relative accuracy near
+saturation; a row without any kept pair has loss 0 and no gradient.
+
+Memory: ``workspace_bytes`` and float32 sums of the gradients' sizes. Where the workspace holds less than FEWEST_ROWS
+full rows (more than 87,000 columns of bfloat16 in 256 MiB), the scores are recomputed in blocks: four GEMMs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from simtile.kernels.accumulate import WORKSPACE_BYTES, GradientSum, PairGrads, Wanted, coefficient_unit, scaled
+from simtile.kernels.launch import Launch, pick
+from simtile.kernels.pair_grad import add_coefficients, coefficients
+from simtile.kernels.pair_lse import lse_of
+from simtile.kernels.pairs import PairOptions, Pairs
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+# Below, the two products that follow a block of rows are too flat to run at a GEMM's rate.
+FEWEST_ROWS = 512
+
+Link = Literal["lse", "softplus"]
+
+
+class PairNLL(NamedTuple):
+    """What the forward pass knows; the gradients are those of Σ weight * loss, None unless they were asked for."""
+
+    loss: Tensor  # (M,) float32, not weighted
+    lse: Tensor  # (M,) float32
+    target_grad: Tensor  # (M,) float32
+    grads: PairGrads | None
+
+
+def linked(lse: Tensor, target: Tensor, link: Link) -> tuple[Tensor, Tensor]:
+    """(M,) loss and its derivative by lse, 0 in empty rows. -logsigmoid(-z): torch's softplus cuts at 20."""
+    z = lse - target.detach().float()
+    empty = lse == float("-inf")
+    if link == "softplus":
+        return torch.where(empty, 0.0, -logsigmoid(-z)), torch.sigmoid(z)
+    return torch.where(empty, 0.0, z), torch.where(empty, 0.0, torch.ones_like(z))
+
+
+def pair_nll_fwd(
+    x: Tensor,
+    y: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    link: Link = "lse",
+    wanted: Wanted | None = None,
+    launch: Launch | None = None,
+    workspace_bytes: int = WORKSPACE_BYTES,
+    **options: Unpack[PairOptions],
+) -> PairNLL:
+    """Row losses (M,) against target scores (M,), and the gradients of their weighted sum.
+
+    ``weight`` (M,) is d total / d loss_i, 1 / M for a mean; default 1. ``wanted`` None: no gradient work at all, one GEMM.
+    The target's own gradient goes back through ``target_grad``: it is never a part of ``grads``.
+    """
+    pairs = Pairs.of(x, y, **options)
+    if wanted is None:
+        lse, _ = lse_of(pairs, direction="row")
+        assert lse is not None
+        loss, slope = linked(lse, target, link)
+        return PairNLL(loss, lse, -slope if weight is None else -_weighted(slope, weight), None)
+
+    launch = launch or pick("pair_lse_bwd", pairs)
+    weight = torch.ones(pairs.M, device=x.device) if weight is None else weight.detach().float()
+    unit = coefficient_unit(x.dtype, weight)
+    loss, lse, slope = (torch.empty(pairs.M, dtype=torch.float32, device=x.device) for _ in range(3))
+    total = GradientSum(pairs, wanted)
+    height = min(pairs.M, workspace_bytes // (pairs.N * _pair_bytes(x.dtype)))
+    if height < min(pairs.M, FEWEST_ROWS):
+        whole, _ = lse_of(pairs, direction="row")
+        assert whole is not None
+        loss, slope = linked(whole, target, link)
+        slope = _weighted(slope, weight)
+        add_coefficients(total, pairs, launch, workspace_bytes, row=(whole, scaled(slope, unit)))
+        return PairNLL(loss, whole, -slope, total.finish(unit))
+
+    dots = torch.empty((height, pairs.N), dtype=torch.float32, device=x.device)
+    space = dots if x.dtype == torch.float32 else torch.empty_like(dots, dtype=x.dtype)
+    for first in range(0, pairs.M, height):
+        rows = slice(first, min(first + height, pairs.M))
+        block = pairs.block(first, rows.stop - first, 0, pairs.N)
+        stash, out = dots[: block.M], space[: block.M]
+        block_lse, _ = lse_of(block, direction="row", stash=stash)
+        assert block_lse is not None
+        lse[rows] = block_lse
+        loss[rows], block_slope = linked(block_lse, target[rows], link)
+        slope[rows] = _weighted(block_slope, weight[rows])
+        total.add(
+            coefficients(block, out, launch, row=(block_lse, scaled(slope[rows], unit)), stash=stash), first, 0
+        )
+    return PairNLL(loss, lse, -slope, total.finish(unit))
+
+
+def _pair_bytes(dtype: torch.dtype) -> int:
+    """Of workspace: float32 dot products, turned into coefficients in place or, of 16-bit inputs, beside them."""
+    return 4 if dtype == torch.float32 else 4 + dtype.itemsize
+
+
+def _weighted(slope: Tensor, weight: Tensor) -> Tensor:
+    """slope * weight, 0 where the weight is 0 even if the slope is NaN."""
+    return torch.where(weight == 0, 0.0, slope * weight)

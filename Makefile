@@ -31,7 +31,7 @@ lint: build
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest simtile._core
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml simtile._core
 	$(CARGO) fmt $(MANIFEST) --check
 	$(CARGO) clippy $(MANIFEST) --all-targets --features python -- -D warnings
 
@@ -56,7 +56,7 @@ format: build
 build: $(VENV)/engine.stamp
 
 $(VENV)/engine.stamp: $(VENV)/dependencies.stamp $(RUST)
-	$(BIN)/maturin develop --release --skip-install --quiet
+	env -u CONDA_PREFIX VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --skip-install
 	touch $@
 
 $(VENV)/dependencies.stamp: pyproject.toml constraints.txt

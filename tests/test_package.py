@@ -34,7 +34,8 @@ def expected_files() -> set[str]:
     """Every file that Git would take from the package and kernels/, at its place in the installed package."""
     package, kernels = ROOT / "python/simtile", ROOT / "kernels"
     sources = {f"simtile/{path.relative_to(package)}" for path in package.rglob("*.py")}
-    sources |= {f"simtile/kernels/{path.relative_to(kernels)}" for path in kernels.rglob("*.py")}
+    for suffix in ("*.py", "*.json"):
+        sources |= {f"simtile/kernels/{path.relative_to(kernels)}" for path in kernels.rglob(suffix)}
     return sources | {"simtile/py.typed", "simtile/_core.pyi"}
 
 

@@ -1,10 +1,12 @@
 """The CPU tile engine. Internal: arguments are checked by the public layer, and once more here with typed errors.
 
-Matrices are C-contiguous, float32 or uint16 (the bits of bfloat16), both of the same dtype. Gradients come back in that dtype.
+Matrices are C-contiguous, float32 or uint16 (the bits of bfloat16), both of the same dtype; gradients come
+back in that dtype.
 s_ij = scale * <x_i, y_j> + x_bias_i + y_bias_j; M, N, D are the rows of ``x``, the rows of ``y``, the columns of both.
 
 Pairs, the same in every function:
-    x_ids, y_ids     int64 (M,), (N,): pairs of equal ids are left out ("exclude"), alone kept ("only") or have their sign turned ("flip", softplus only)
+    x_ids, y_ids     int64 (M,), (N,): pairs of equal ids are left out ("exclude"), alone kept ("only") or have their
+                     sign turned ("flip", softplus only)
     indptr, indices  int64 CSR (M + 1,), (nnz,): columns left out per row, sorted within a row
     diagonal         pairs (i, i): "keep", "skip", or "flip" (softplus only)
 Run: num_threads >= 1 (results do not depend on it); isa None (best) or one of ``isas()``.
@@ -15,75 +17,156 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-F32: TypeAlias = NDArray[np.float32]
-I64: TypeAlias = NDArray[np.int64]
-Matrix: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]
-IdsMode: TypeAlias = Literal["exclude", "only", "flip"]
-Diagonal: TypeAlias = Literal["keep", "skip", "flip"]
+_F32: TypeAlias = NDArray[np.float32]
+_I64: TypeAlias = NDArray[np.int64]
+_Matrix: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]
+_IdsMode: TypeAlias = Literal["exclude", "only", "flip"]
+_Diagonal: TypeAlias = Literal["keep", "skip", "flip"]
+
+__all__ = ["__version__", "isas", "pair_dot", "pair_grad", "pair_lse", "pair_nll", "pair_rank", "pair_softplus"]
 
 __version__: str
 
 def isas() -> list[str]:
     """Instruction sets that this processor can run, best first: "avx512_bf16", "avx512", "avx2", "neon", "portable"."""
 
-def pair_dot(x: Matrix, y: Matrix, scale: float, *, num_threads: int = 1) -> F32:
+def pair_dot(x: _Matrix, y: _Matrix, scale: float, *, num_threads: int = 1) -> _F32:
     """s_ii = scale * <x_i, y_i> for i < min(M, N), summed in float64."""
 
 def pair_lse(
-    x: Matrix, y: Matrix, scale: float, *, want_row: bool = True, want_column: bool = False, want_stash: bool = False,
-    x_bias: F32 | None = None, y_bias: F32 | None = None, x_ids: I64 | None = None, y_ids: I64 | None = None,
-    ids_mode: IdsMode = "exclude", indptr: I64 | None = None, indices: I64 | None = None, diagonal: Diagonal = "keep",
-    num_threads: int = 1, isa: str | None = None,
-) -> tuple[F32 | None, F32 | None, NDArray[np.uint16] | None]:
+    x: _Matrix,
+    y: _Matrix,
+    scale: float,
+    *,
+    want_row: bool = True,
+    want_column: bool = False,
+    want_stash: bool = False,
+    x_bias: _F32 | None = None,
+    y_bias: _F32 | None = None,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_F32 | None, _F32 | None, NDArray[np.uint16] | None]:
     """Natural log-sum-exp of rows (M,) and/or columns (N,) in one pass; -inf where every pair is left out.
 
     The stash is <x_i, y_j> (M, N) as float16 bits, unscaled, for ``pair_grad``.
     """
 
 def pair_grad(
-    x: Matrix, y: Matrix, scale: float, *, row_lse: F32 | None = None, row_grad: F32 | None = None, column_lse: F32 | None = None,
-    column_grad: F32 | None = None, diagonal_grad: F32 | None = None, stash: NDArray[np.uint16] | None = None,
-    want_x: bool = True, want_y: bool = True, want_x_bias: bool = False, want_y_bias: bool = False,
-    x_bias: F32 | None = None, y_bias: F32 | None = None, x_ids: I64 | None = None, y_ids: I64 | None = None,
-    ids_mode: IdsMode = "exclude", indptr: I64 | None = None, indices: I64 | None = None, diagonal: Diagonal = "keep",
-    workspace_bytes: int = ..., num_threads: int = 1, isa: str | None = None,
-) -> tuple[Matrix | None, Matrix | None, float, F32 | None, F32 | None]:
-    """(dX, dY, dscale, dx_bias, dy_bias) of Σ_i row_grad_i row_lse_i + Σ_j column_grad_j column_lse_j + Σ_i diagonal_grad_i s_ii.
+    x: _Matrix,
+    y: _Matrix,
+    scale: float,
+    *,
+    row_lse: _F32 | None = None,
+    row_grad: _F32 | None = None,
+    column_lse: _F32 | None = None,
+    column_grad: _F32 | None = None,
+    diagonal_grad: _F32 | None = None,
+    stash: NDArray[np.uint16] | None = None,
+    want_x: bool = True,
+    want_y: bool = True,
+    want_x_bias: bool = False,
+    want_y_bias: bool = False,
+    x_bias: _F32 | None = None,
+    y_bias: _F32 | None = None,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    workspace_bytes: int = ...,
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_Matrix | None, _Matrix | None, float, _F32 | None, _F32 | None]:
+    """(dX, dY, dscale, dx_bias, dy_bias) of Σ_i row_grad_i row_i + Σ_j column_grad_j column_j + Σ_i diagonal_grad_i s_ii.
 
-    dL/ds_ij = P_ij = row_grad_i e^(s_ij - row_lse_i) + column_grad_j e^(s_ij - column_lse_j) on kept pairs, plus diagonal_grad_i (min(M, N),)
-    on (i, i) whether kept or not. dscale needs want_x or want_y, otherwise it is 0. Workspace at most ``workspace_bytes`` beyond packed operands.
+    dL/ds_ij = P_ij = row_grad_i e^(s_ij - row_lse_i) + column_grad_j e^(s_ij - column_lse_j) on kept pairs, plus
+    diagonal_grad_i (min(M, N),) on (i, i) whether kept or not. dscale needs want_x or want_y, otherwise it is 0.
+    Workspace at most ``workspace_bytes`` beyond packed operands.
     """
 
 def pair_nll(
-    x: Matrix, y: Matrix, scale: float, *, link: Literal["lse", "softplus"], weight: F32 | None = None, target: F32 | None = None,
-    want_x: bool = True, want_y: bool = True, want_x_bias: bool = False, want_y_bias: bool = False,
-    x_bias: F32 | None = None, y_bias: F32 | None = None, x_ids: I64 | None = None, y_ids: I64 | None = None,
-    ids_mode: IdsMode = "exclude", indptr: I64 | None = None, indices: I64 | None = None, diagonal: Diagonal = "keep",
-    workspace_bytes: int = ..., num_threads: int = 1, isa: str | None = None,
-) -> tuple[F32, F32, F32, Matrix | None, Matrix | None, float, F32 | None, F32 | None]:
-    """(loss (M,), lse (M,), coefficient (M,), dX, dY, dscale, dx_bias, dy_bias): gradients of Σ_i weight_i loss_i in the forward pass (3u).
+    x: _Matrix,
+    y: _Matrix,
+    scale: float,
+    *,
+    link: Literal["lse", "softplus"],
+    weight: _F32 | None = None,
+    target: _F32 | None = None,
+    want_x: bool = True,
+    want_y: bool = True,
+    want_x_bias: bool = False,
+    want_y_bias: bool = False,
+    x_bias: _F32 | None = None,
+    y_bias: _F32 | None = None,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    workspace_bytes: int = ...,
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_F32, _F32, _F32, _Matrix | None, _Matrix | None, float, _F32 | None, _F32 | None]:
+    """(loss (M,), lse (M,), coefficient (M,), dX, dY, dscale, dx_bias, dy_bias), the gradients of Σ_i weight_i loss_i.
 
-    loss_i = link(lse_i - t_i), link "lse": identity, "softplus": log(1 + e^z). t_i is ``target`` (M,), taken as a constant (its gradient is -coefficient),
-    or, when None, the pair's own partner s_ii (needs N >= M), whose gradient is part of dX, dY, dscale and the biases.
-    A row that keeps no pair has lse -inf, and loss 0 and coefficient 0. coefficient_i = weight_i link'(lse_i - t_i).
+    Made in the forward pass (3u). loss_i = link(lse_i - t_i), link "lse": identity, "softplus": log(1 + e^z). t_i is
+    ``target`` (M,), taken as a constant (its gradient is -coefficient), or, when None, the pair's own partner s_ii (needs
+    N >= M), whose gradient is part of dX, dY, dscale and the biases. A row that keeps no pair has lse -inf, and loss 0 and coefficient 0. coefficient_i = weight_i link'(lse_i - t_i).
     """
 
 def pair_softplus(
-    x: Matrix, y: Matrix, scale: float, *, weight: F32 | None = None,
-    want_x: bool = True, want_y: bool = True, want_x_bias: bool = False, want_y_bias: bool = False,
-    x_bias: F32 | None = None, y_bias: F32 | None = None, x_ids: I64 | None = None, y_ids: I64 | None = None,
-    ids_mode: IdsMode = "exclude", indptr: I64 | None = None, indices: I64 | None = None, diagonal: Diagonal = "keep",
-    workspace_bytes: int = ..., num_threads: int = 1, isa: str | None = None,
-) -> tuple[F32, Matrix | None, Matrix | None, float, F32 | None, F32 | None]:
-    """(rows (M,), dX, dY, dscale, dx_bias, dy_bias): rows_i = Σ_j softplus(z_ij s_ij), gradients of Σ_i weight_i rows_i (1u without gradients, else 3u).
+    x: _Matrix,
+    y: _Matrix,
+    scale: float,
+    *,
+    weight: _F32 | None = None,
+    want_x: bool = True,
+    want_y: bool = True,
+    want_x_bias: bool = False,
+    want_y_bias: bool = False,
+    x_bias: _F32 | None = None,
+    y_bias: _F32 | None = None,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    workspace_bytes: int = ...,
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_F32, _Matrix | None, _Matrix | None, float, _F32 | None, _F32 | None]:
+    """(rows (M,), dX, dY, dscale, dx_bias, dy_bias): rows_i = Σ_j softplus(z_ij s_ij), the gradients of Σ_i weight_i rows_i.
 
-    z_ij = -1 for flipped pairs (the positives of SigLIP), else 1.
+    z_ij = -1 for flipped pairs (the positives of SigLIP), else 1. 1u without gradients, else 3u.
     """
 
 def pair_rank(
-    x: Matrix, y: Matrix, scale: float, target: F32, *,
-    x_bias: F32 | None = None, y_bias: F32 | None = None, x_ids: I64 | None = None, y_ids: I64 | None = None,
-    ids_mode: IdsMode = "exclude", indptr: I64 | None = None, indices: I64 | None = None, diagonal: Diagonal = "keep",
-    num_threads: int = 1, isa: str | None = None,
-) -> tuple[I64, I64]:
-    """Per row the number of kept pairs with s_ij > target_i, and with s_ij == target_i. target None: the pair's own s_ii, by the same kernel."""
+    x: _Matrix,
+    y: _Matrix,
+    scale: float,
+    target: _F32,
+    *,
+    x_bias: _F32 | None = None,
+    y_bias: _F32 | None = None,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_I64, _I64]:
+    """Per row the number of kept pairs with s_ij > target_i, and with s_ij == target_i.
+
+    target None: the pair's own s_ii, by the same kernel.
+    """

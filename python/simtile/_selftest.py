@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Pairs = Iterator[tuple[NDArray[np.generic] | None, NDArray[np.float64] | None]]
 
 F64 = NDArray[np.float64]
+Matrix = NDArray[np.float32] | NDArray[np.uint16]  # float32, or the bits of bfloat16
 Dtype = Literal["float32", "bfloat16"]
 
 SCALE = 20.0
@@ -54,14 +55,14 @@ class Problem:
     """Unit rows x (M, D), y (N, D), biases and ids: what the engine gets, and the same values in float64."""
 
     dtype: Dtype
-    x: _core.Matrix
-    y: _core.Matrix
+    x: Matrix
+    y: Matrix
     exact_x: F64
     exact_y: F64
-    x_bias: _core.F32
-    y_bias: _core.F32
-    x_ids: _core.I64
-    y_ids: _core.I64
+    x_bias: NDArray[np.float32]
+    y_bias: NDArray[np.float32]
+    x_ids: NDArray[np.int64]
+    y_ids: NDArray[np.int64]
 
 
 def run(isa: str) -> list[Check]:
@@ -168,13 +169,13 @@ def _problem(shape: tuple[int, int, int], dtype: Dtype) -> Problem:
     )
 
 
-def _bfloat16(x: _core.F32) -> NDArray[np.uint16]:
+def _bfloat16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
     """The bits of x rounded to bfloat16, ties to even."""
     bits = x.view(np.uint32)
     return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
 
 
-def _widened(x: _core.Matrix | None) -> F64:
+def _widened(x: Matrix | None) -> F64:
     """float32, or the bits of bfloat16, in float64; NaN for a result that is missing."""
     if x is None:
         return np.array(np.nan)

@@ -84,7 +84,7 @@ def pair_grad(
     num_threads: int = 1,
     isa: str | None = None,
 ) -> tuple[_Matrix | None, _Matrix | None, float, _F32 | None, _F32 | None]:
-    """(dX, dY, dscale, dx_bias, dy_bias) of the sums of row_grad * row_lse, column_grad * column_lse, diagonal_grad * s_ii.
+    """(dX, dY, dscale, dx_bias, dy_bias) of Σ row_grad row_lse + Σ column_grad column_lse + Σ diagonal_grad s_ii.
 
     dL/ds_ij = P_ij = row_grad_i e^(s_ij - row_lse_i) + column_grad_j e^(s_ij - column_lse_j) on kept pairs, plus
     diagonal_grad_i (min(M, N),) on (i, i) whether kept or not. dscale needs want_x or want_y, otherwise it is 0.
@@ -119,8 +119,8 @@ def pair_nll(
 
     Made in the forward pass (3u). loss_i = link(lse_i - t_i), link "lse": identity, "softplus": log(1 + e^z). t_i is
     ``target`` (M,), taken as a constant (its gradient is -coefficient), or, when None, the pair's own partner s_ii
-    (needs N >= M), whose gradient is part of dX, dY, dscale and the biases. coefficient_i = weight_i link'(lse_i - t_i).
-    A row that keeps no pair has lse -inf, and loss 0 and coefficient 0.
+    (needs N >= M), whose gradient is part of dX, dY, dscale and the biases.
+    coefficient_i = weight_i link'(lse_i - t_i). A row that keeps no pair has lse -inf, and loss 0 and coefficient 0.
     """
 
 def pair_softplus(
@@ -145,7 +145,7 @@ def pair_softplus(
     num_threads: int = 1,
     isa: str | None = None,
 ) -> tuple[_F32, _Matrix | None, _Matrix | None, float, _F32 | None, _F32 | None]:
-    """(rows (M,), dX, dY, dscale, dx_bias, dy_bias): rows_i = Σ_j softplus(z_ij s_ij), gradients of Σ_i weight_i rows_i.
+    """(rows (M,), dX, dY, dscale, dx_bias, dy_bias): rows_i = Σ_j softplus(z_ij s_ij), gradients of Σ weight_i rows_i.
 
     z_ij = -1 for flipped pairs (the positives of SigLIP), else 1. 1u without gradients, else 3u.
     """
@@ -154,7 +154,7 @@ def pair_rank(
     x: _Matrix,
     y: _Matrix,
     scale: float,
-    target: _F32,
+    target: _F32 | None,
     *,
     x_bias: _F32 | None = None,
     y_bias: _F32 | None = None,

@@ -1,0 +1,513 @@
+//! Gradients: dX = scale · P Y and dY = scale · Pᵀ X, with P = ∂L/∂S made from a strip of scores and used while it is in the cache.
+//!
+//! The rows are walked through in chunks. For a chunk, each block of columns gives a block of P in the workspace, and at once its share
+//! of dY, which belongs to that block of columns alone. When all blocks of the chunk are there, dX of the chunk follows, shared out by
+//! rows. So nothing is added by two threads, and sums run in block order whatever the number of threads.
+//! One-sided softmax needs the sum of a whole row before its P: the chunk's scores wait in the workspace (3u, no recompute).
+
+mod unit;
+
+use self::unit::{Form, Job, Place, Scratch, Step, Unit};
+use crate::buffer::{Buffer, Shared};
+use crate::error::{ArgumentError, length};
+use crate::lse::{LogSum, STRIP};
+use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
+use crate::simd::{Isa, tile_shape};
+use crate::strip::Scoring;
+use crate::team::{self, Team};
+use crate::tile::{Elem, Matrix, pack_columns, pack_panels};
+
+const LOG2_E: f64 = std::f64::consts::LOG2_E;
+/// Words between rows of a block of P: not a power of two.
+const STRIDE: usize = STRIP + 16;
+/// Rows of dX that one unit computes; a multiple of every tile's rows.
+const SUB_ROWS: usize = 48;
+/// Rows of a chunk, when the workspace allows: as many as columns in a block, so that dX and dY sum over equal lengths.
+const CHUNK: usize = 384;
+
+/// What is wanted, and where it goes. Slices are empty when not wanted.
+pub struct Wanted<'a, E> {
+    /// (M, D).
+    pub x: &'a mut [E],
+    /// (N, D).
+    pub y: &'a mut [E],
+    /// (M,): Σ_j P_ij.
+    pub x_bias: &'a mut [f32],
+    /// (N,): Σ_i P_ij.
+    pub y_bias: &'a mut [f32],
+}
+
+impl<E> Wanted<'_, E> {
+    fn any(&self) -> bool {
+        !(self.x.is_empty() && self.y.is_empty() && self.x_bias.is_empty() && self.y_bias.is_empty())
+    }
+}
+
+/// The loss whose P is wanted. LSEs are natural logarithms.
+pub enum Loss<'a> {
+    /// P_ij = row_grad_i e^(s - row_lse_i) + column_grad_j e^(s - column_lse_j); either side may be missing.
+    Softmax {
+        /// (row_lse, row_grad).
+        row: Option<(&'a [f32], &'a [f32])>,
+        /// (column_lse, column_grad).
+        column: Option<(&'a [f32], &'a [f32])>,
+        /// Scores kept by `pair_lse`, (M, N) float16, or empty.
+        stash: &'a [u16],
+    },
+    /// loss_i = link(lse_i - target_i), P_ij = weight_i link'(·) e^(s - lse_i).
+    Nll {
+        /// (M,).
+        weight: &'a [f32],
+        /// (M,).
+        target: &'a [f32],
+        /// The link is softplus, not the identity.
+        softplus: bool,
+        /// Whether -weight_i link'(·) belongs on the diagonal of P: the target is the pair's own score.
+        own_target: bool,
+        /// Out: (M,) each.
+        out: NllOut<'a>,
+    },
+    /// rows_i = Σ_j softplus(z s), P_ij = weight_i z sigmoid(z s), with z = -1 for flipped pairs.
+    Softplus {
+        /// (M,).
+        weight: &'a [f32],
+        /// Out: (M,).
+        rows: &'a mut [f32],
+    },
+}
+
+/// Where [`Loss::Nll`] puts its values.
+pub struct NllOut<'a> {
+    /// link(lse_i - target_i).
+    pub loss: &'a mut [f32],
+    /// Natural logarithm.
+    pub lse: &'a mut [f32],
+    /// weight_i link'(lse_i - target_i).
+    pub coefficient: &'a mut [f32],
+}
+
+/// A row or column whose LSE is −∞ takes no part: e^(s - 1e30) is 0.
+fn lse_in_base_2(lse: &[f32], padding: usize) -> Buffer {
+    let mut out = Buffer::new(lse.len() + padding);
+    for (i, l) in lse.iter().enumerate() {
+        let l = if *l == f32::NEG_INFINITY { -LEFT_OUT } else { (f64::from(*l) * LOG2_E) as f32 };
+        // SAFETY: i is below the length.
+        unsafe { *out.as_mut_ptr().add(i) = l }
+    }
+    out
+}
+
+fn padded(values: &[f32], padding: usize) -> Buffer {
+    let mut out = Buffer::new(values.len() + padding);
+    // SAFETY: the buffer is longer.
+    unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), out.as_mut_ptr(), values.len()) }
+    out
+}
+
+fn check<E>(
+    m: usize,
+    n: usize,
+    d: usize,
+    loss: &Loss,
+    diagonal: Option<&[f32]>,
+    wanted: &Wanted<E>,
+) -> Result<(), ArgumentError> {
+    let optional = |name, wanted: usize, got: usize| if got == 0 { Ok(()) } else { length(name, wanted, got) };
+    optional("x gradient", m * d, wanted.x.len())?;
+    optional("y gradient", n * d, wanted.y.len())?;
+    optional("x_bias gradient", m, wanted.x_bias.len())?;
+    optional("y_bias gradient", n, wanted.y_bias.len())?;
+    if let Some(g) = diagonal {
+        length("diagonal_grad", m.min(n), g.len())?;
+    }
+    match loss {
+        Loss::Softmax { row, column, stash } => {
+            optional("stash", m * n, stash.len())?;
+            if let Some((lse, grad)) = row {
+                length("row_lse", m, lse.len())?;
+                length("row_grad", m, grad.len())?;
+            }
+            if let Some((lse, grad)) = column {
+                length("column_lse", n, lse.len())?;
+                length("column_grad", n, grad.len())?;
+            }
+            Ok(())
+        }
+        Loss::Nll { weight, target, own_target, out, .. } => {
+            length("weight", m, weight.len())?;
+            length("target", m, target.len())?;
+            if *own_target && n < m {
+                return Err(ArgumentError::Partner { m, n });
+            }
+            length("loss", m, out.loss.len().min(out.lse.len()).min(out.coefficient.len()))
+        }
+        Loss::Softplus { weight, rows } => {
+            length("weight", m, weight.len())?;
+            length("rows", m, rows.len())
+        }
+    }
+}
+
+/// Gradients of the loss with respect to x, y and the biases, into `wanted`, and its values where it has some; returns ∂L/∂scale,
+/// which needs the gradient of x or of y (0 without them).
+///
+/// A value that is not finite anywhere in the input makes every result NaN. `workspace` bounds the bytes of P (not of the packed
+/// operands, which are as large as y); [`Loss::Nll`] needs at least 48 rows of scores.
+///
+/// # Errors
+/// Lengths that do not fit, see also [`Pairs::new`].
+///
+/// # Panics
+/// When x and y differ in their number of columns.
+#[allow(clippy::too_many_arguments)]
+pub fn pair_grad<E: Elem>(
+    x: Matrix<E>,
+    y: Matrix<E>,
+    scale: f32,
+    pairs: &PairArgs,
+    mut loss: Loss,
+    diagonal_grad: Option<&[f32]>,
+    mut wanted: Wanted<E>,
+    workspace: usize,
+    threads: usize,
+    isa: Isa,
+) -> Result<f64, ArgumentError> {
+    assert_eq!(x.columns, y.columns);
+    let (m, n, d) = (x.rows, y.rows, x.columns);
+    check(m, n, d, &loss, diagonal_grad, &wanted)?;
+    let pairs = Pairs::new(pairs, m, n, LOG2_E as f32)?;
+    if !(x.finite() && y.finite() && pairs.finite() && scale.is_finite()) {
+        fill(&mut loss, &mut wanted, f32::NAN);
+        return Ok(f64::NAN);
+    }
+    fill(&mut loss, &mut wanted, 0.0);
+    let values_only = !wanted.any();
+    if m == 0 || n == 0 || (values_only && matches!(loss, Loss::Softmax { .. })) {
+        return Ok(0.0);
+    }
+
+    let pad = 64;
+    let (mut row_lse, mut row_grad) = (Buffer::new(m + pad), Buffer::new(m + pad));
+    let (mut column_lse, mut column_grad) = (Buffer::new(0), Buffer::new(0));
+    let mut stashed: &[u16] = &[];
+    let form = match &loss {
+        Loss::Softmax { row, column, stash } => {
+            stashed = stash;
+            if let Some((lse, grad)) = row {
+                (row_lse, row_grad) = (lse_in_base_2(lse, pad), padded(grad, pad));
+            }
+            if let Some((lse, grad)) = column {
+                (column_lse, column_grad) = (lse_in_base_2(lse, pad), padded(grad, pad));
+            }
+            match (row, column) {
+                (Some(_), Some(_)) => Form::Both,
+                (None, Some(_)) => Form::Column,
+                _ => Form::Row,
+            }
+        }
+        Loss::Nll { weight, .. } => {
+            row_grad = padded(weight, pad);
+            Form::Nll
+        }
+        Loss::Softplus { weight, .. } => {
+            row_grad = padded(weight, pad);
+            Form::Softplus
+        }
+    };
+
+    let k = x.words();
+    let (_, nr) = tile_shape(isa);
+    let columns_of_row = d.next_multiple_of(nr);
+    let row_bytes = STRIDE * size_of::<f32>();
+    // Nll keeps whole rows; the others may take the columns in superblocks.
+    let (width, chunk) = if form == Form::Nll {
+        (n, (workspace / (n.div_ceil(STRIP) * row_bytes) / SUB_ROWS * SUB_ROWS).clamp(SUB_ROWS, CHUNK))
+    } else {
+        (n.min((workspace / (CHUNK * row_bytes)).clamp(1, 24) * STRIP), CHUNK)
+    };
+    let chunk = chunk.min(m.next_multiple_of(SUB_ROWS));
+    let one_superblock = width == n;
+    let (want_x, want_y) = (!wanted.x.is_empty(), !wanted.y.is_empty());
+    let blocks = width.div_ceil(STRIP);
+    let words = |wanted: bool, words: usize| Buffer::new(if wanted { words } else { 0 });
+    let y_stride = width.next_multiple_of(STRIP) / E::PER_WORD * nr;
+    let x_stride = chunk / E::PER_WORD * nr;
+    let panels = columns_of_row / nr;
+    let mut p = Buffer::new(blocks * chunk * STRIDE);
+    let (mut x_panels, mut y_panels) =
+        (words(stashed.is_empty(), chunk * k), words(stashed.is_empty(), width.next_multiple_of(STRIP) * k));
+    let (mut x_columns, mut y_columns) = (words(want_y, panels * x_stride), words(want_x, panels * y_stride));
+    let mut dx = words(want_x, if one_superblock { chunk } else { m } * columns_of_row);
+    let mut dy = words(want_y, width * columns_of_row);
+    let mut parts = vec![LogSum::EMPTY; if form == Form::Nll { blocks * chunk } else { 0 }];
+    let mut row_parts = vec![0f64; if form == Form::Softplus { blocks * chunk } else { 0 }];
+    let mut bias_parts = vec![0f64; if wanted.x_bias.is_empty() { 0 } else { blocks * chunk }];
+    let mut dscale = vec![0f64; if want_x { m } else { n }];
+    let maybe = |s: &mut [f64]| if s.is_empty() { Shared::null() } else { Shared::of(s) };
+
+    // The coefficient of an own target becomes known row by row, in the shared `own`.
+    let mut own = vec![0f32; if matches!(loss, Loss::Nll { own_target: true, .. }) { m } else { 0 }];
+    let own_shared = Shared::of(&mut own);
+    let job = Job {
+        x,
+        y,
+        scoring: Scoring { words: k, unit: (f64::from(scale) * LOG2_E) as f32, pairs: &pairs },
+        form,
+        want_x,
+        want_y,
+        chunk,
+        row_lse: row_lse.shared(),
+        row_grad: row_grad.shared(),
+        column_lse: column_lse.shared(),
+        column_grad: column_grad.shared(),
+        diagonal_grad: diagonal_grad.map(|g| Shared::of_const(g)).unwrap_or(if own.is_empty() {
+            Shared::null()
+        } else {
+            own_shared
+        }),
+        diagonal: if diagonal_grad.is_some() || !own.is_empty() { m.min(n) } else { 0 },
+        stash: if stashed.is_empty() { std::ptr::null_mut() } else { stashed.as_ptr().cast_mut() },
+        p: p.shared(),
+        x_panels: x_panels.shared(),
+        x_columns: x_columns.shared(),
+        y_panels: y_panels.shared(),
+        y_columns: y_columns.shared(),
+        x_stride,
+        y_stride,
+        dx: dx.shared(),
+        dy: dy.shared(),
+        padded: columns_of_row,
+        y_bias: if wanted.y_bias.is_empty() { Shared::null() } else { Shared::of(wanted.y_bias) },
+        parts: Shared::of(&mut parts),
+        row_parts: maybe(&mut row_parts),
+        bias_parts: maybe(&mut bias_parts),
+    };
+    let results = Results {
+        scale,
+        x: Shared::of(wanted.x),
+        y: Shared::of(wanted.y),
+        x_bias: Shared::of(wanted.x_bias),
+        dscale: Shared::of(&mut dscale),
+        own: own_shared,
+        loss: loss.shared(),
+    };
+    team::run(threads, |team| walk(team, &job, &results, (width, one_superblock), values_only, isa));
+    Ok(if want_x || want_y { dscale.iter().sum() } else { 0.0 })
+}
+
+/// Where a team's results go.
+struct Results<'a, E> {
+    scale: f32,
+    x: Shared<E>,
+    y: Shared<E>,
+    x_bias: Shared<f32>,
+    dscale: Shared<f64>,
+    own: Shared<f32>,
+    loss: SharedLoss<'a>,
+}
+
+/// The values of a loss, for a team.
+enum SharedLoss<'a> {
+    Softmax,
+    Nll {
+        target: &'a [f32],
+        softplus: bool,
+        own_target: bool,
+        loss: Shared<f32>,
+        lse: Shared<f32>,
+        coefficient: Shared<f32>,
+    },
+    Softplus {
+        rows: Shared<f32>,
+    },
+}
+
+impl<'a> Loss<'a> {
+    fn shared(self) -> SharedLoss<'a> {
+        match self {
+            Loss::Softmax { .. } => SharedLoss::Softmax,
+            Loss::Nll { target, softplus, own_target, out, .. } => SharedLoss::Nll {
+                target,
+                softplus,
+                own_target,
+                loss: Shared::of(out.loss),
+                lse: Shared::of(out.lse),
+                coefficient: Shared::of(out.coefficient),
+            },
+            Loss::Softplus { rows, .. } => SharedLoss::Softplus { rows: Shared::of(rows) },
+        }
+    }
+}
+
+fn fill<E: Elem>(loss: &mut Loss, wanted: &mut Wanted<E>, value: f32) {
+    wanted.x.fill(E::from_f32(value));
+    wanted.y.fill(E::from_f32(value));
+    wanted.x_bias.fill(value);
+    wanted.y_bias.fill(value);
+    match loss {
+        Loss::Softmax { .. } => {}
+        Loss::Nll { out, .. } => {
+            out.loss.fill(value);
+            out.lse.fill(if value == 0.0 { f32::NEG_INFINITY } else { value });
+            out.coefficient.fill(value);
+        }
+        Loss::Softplus { rows, .. } => rows.fill(value),
+    }
+}
+
+/// All phases, on one thread of the team.
+fn walk<E: Elem>(
+    team: &Team,
+    job: &Job<E>,
+    results: &Results<E>,
+    (width, one_superblock): (usize, bool),
+    values_only: bool,
+    isa: Isa,
+) {
+    let (m, n, k) = (job.x.rows, job.y.rows, job.scoring.words);
+    let (mr, nr) = tile_shape(isa);
+    let mut scratch = Scratch::new(E::PER_WORD == 2);
+    for from in (0..n).step_by(width) {
+        let to = n.min(from + width);
+        let blocks = (to - from).div_ceil(STRIP);
+        team.for_each(blocks, |u| {
+            let (j0, j1) = (from + u * STRIP, to.min(from + (u + 1) * STRIP));
+            // SAFETY (all blocks of this function): units own what they write, and each phase ends with all threads waiting.
+            unsafe {
+                if job.stash.is_null() {
+                    pack_panels(&job.y, j0, j1, nr, job.y_panels.at((j0 - from) * k));
+                }
+                if job.want_x {
+                    pack_columns(&job.y, j0, j1, nr, job.y_stride, job.y_columns.at((j0 - from) / E::PER_WORD * nr));
+                }
+                if job.want_y {
+                    std::ptr::write_bytes(job.dy.at((j0 - from) * job.padded), 0, (j1 - j0) * job.padded);
+                }
+            }
+        });
+        for i0 in (0..m).step_by(job.chunk) {
+            let i1 = m.min(i0 + job.chunk);
+            let place = Place { i0, i1, dx_row: if one_superblock { 0 } else { i0 }, from, to };
+            let subs = (i1 - i0).div_ceil(SUB_ROWS);
+            team.for_each(subs, |u| {
+                let (a, b) = (i0 + u * SUB_ROWS, i1.min(i0 + (u + 1) * SUB_ROWS));
+                // SAFETY: as above.
+                unsafe {
+                    if job.stash.is_null() {
+                        pack_panels(&job.x, a, b, mr, job.x_panels.at((a - i0) * k));
+                    }
+                    if job.want_y {
+                        pack_columns(&job.x, a, b, nr, job.x_stride, job.x_columns.at((a - i0) / E::PER_WORD * nr));
+                    }
+                    if job.want_x && one_superblock {
+                        std::ptr::write_bytes(job.dx.at((a - i0) * job.padded), 0, (b - a) * job.padded);
+                    }
+                }
+            });
+            if job.form == Form::Nll {
+                team.for_each(blocks, |unit| {
+                    isa.run(Unit { job, place, step: Step::Scores, unit, scratch: &mut scratch })
+                });
+                team.for_each(subs, |u| {
+                    for i in i0 + u * SUB_ROWS..i1.min(i0 + (u + 1) * SUB_ROWS) {
+                        // SAFETY: as above.
+                        unsafe { close_row(job, results, i, i - i0, blocks) }
+                    }
+                });
+                if values_only {
+                    continue;
+                }
+            }
+            team.for_each(blocks, |unit| isa.run(Unit { job, place, step: Step::Block, unit, scratch: &mut scratch }));
+            team.for_each(subs, |unit| {
+                if job.want_x {
+                    isa.run(Unit { job, place, step: Step::Rows, unit, scratch: &mut scratch });
+                }
+                for i in i0 + unit * SUB_ROWS..i1.min(i0 + (unit + 1) * SUB_ROWS) {
+                    // SAFETY: as above.
+                    unsafe {
+                        let sum =
+                            |parts: Shared<f64>| (0..blocks).map(|b| *parts.at(b * job.chunk + i - i0)).sum::<f64>();
+                        if let SharedLoss::Softplus { rows } = &results.loss {
+                            *rows.at(i) = (f64::from(*rows.at(i)) + sum(job.row_parts)) as f32;
+                        }
+                        if !job.bias_parts.is_null() {
+                            *results.x_bias.at(i) = (f64::from(*results.x_bias.at(i)) + sum(job.bias_parts)) as f32;
+                        }
+                        if job.want_x && to == n {
+                            let sums = job.dx.at((place.dx_row + i - i0) * job.padded);
+                            *results.dscale.at(i) =
+                                write_row(sums, job.x.row(i), results.scale, results.x.at(i * job.x.columns));
+                        }
+                    }
+                }
+            });
+        }
+        team.for_each(if job.want_y { blocks } else { 0 }, |u| {
+            for j in from + u * STRIP..to.min(from + (u + 1) * STRIP) {
+                // SAFETY: as above.
+                unsafe {
+                    let dot = write_row(
+                        job.dy.at((j - from) * job.padded),
+                        job.y.row(j),
+                        results.scale,
+                        results.y.at(j * job.y.columns),
+                    );
+                    if !job.want_x {
+                        *results.dscale.at(j) = dot;
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// out = scale · sums; returns <sums, row>, a row's part of ∂L/∂scale.
+///
+/// # Safety
+/// `sums` and `out` are as long as `row`.
+unsafe fn write_row<E: Elem>(sums: *const f32, row: &[E], scale: f32, out: *mut E) -> f64 {
+    let mut lanes = [0f64; 8];
+    for (d, v) in row.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let s = *sums.add(d);
+            lanes[d % 8] += f64::from(s) * f64::from(v.to_f32());
+            *out.add(d) = E::from_f32(scale * s);
+        }
+    }
+    lanes.iter().sum()
+}
+
+/// The row's LSE is complete: its loss, and the factors of its P.
+unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, i: usize, row: usize, blocks: usize) {
+    let SharedLoss::Nll { target, softplus, own_target, loss, lse, coefficient } = &results.loss else { return };
+    // SAFETY: the caller's promise: this row belongs to this thread.
+    unsafe {
+        let mut sum = LogSum::EMPTY;
+        for b in 0..blocks {
+            sum.merge(*job.parts.at(b * job.chunk + row));
+        }
+        let weight = f64::from(*job.row_grad.at(i));
+        let row_lse = sum.ln();
+        *lse.at(i) = row_lse as f32;
+        if row_lse == f64::NEG_INFINITY || weight == 0.0 {
+            (*job.row_lse.at(i), *job.row_grad.at(i)) = (-LEFT_OUT, 0.0);
+            return;
+        }
+        let z = row_lse - f64::from(target[i]);
+        let (value, slope) = if *softplus {
+            let e = (-z.abs()).exp();
+            (z.max(0.0) + e.ln_1p(), if z > 0.0 { 1.0 } else { e } / (1.0 + e))
+        } else {
+            (z, 1.0)
+        };
+        *loss.at(i) = value as f32;
+        *coefficient.at(i) = (weight * slope) as f32;
+        *job.row_grad.at(i) = (weight * slope) as f32;
+        *job.row_lse.at(i) = sum.log2() as f32;
+        if *own_target {
+            *results.own.at(i) = -(weight * slope) as f32;
+        }
+    }
+}

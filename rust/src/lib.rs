@@ -1,0 +1,23 @@
+//! Reductions over a similarity matrix `S = scale · X Yᵀ` that is never stored.
+//!
+//! [`simd`] one vector interface for all instruction sets → [`tile`] packed-panel matrix products → [`strip`] a few rows of scores,
+//! with biases and left-out pairs → [`lse`], [`grad`], [`rank`]: what is done with a strip while it is in the cache.
+//! Work is cut into blocks whose sizes do not depend on the number of threads, and partial results are merged in block order:
+//! the same bits come out for any number of threads.
+
+pub mod buffer;
+pub mod error;
+pub mod grad;
+pub mod lse;
+pub mod pairs;
+
+#[cfg(feature = "python")]
+mod python;
+pub mod rank;
+pub mod simd;
+pub mod strip;
+pub mod team;
+pub mod tile;
+
+pub use error::ArgumentError;
+pub use simd::Isa;

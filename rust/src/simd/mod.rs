@@ -1,0 +1,187 @@
+//! One vector interface, five instruction sets, chosen at run time.
+//!
+//! Kernels are written once against [`Simd`] and are compiled for each instruction set inside a function that carries the
+//! `target_feature`s ([`Isa::run`]). Every function on the way down is `inline(always)`, so that the intrinsics meet their features.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod portable;
+
+use crate::error::ArgumentError;
+
+/// Vectors a register tile is wide: a tile is `MR` rows of `NV * W` columns.
+pub const NV: usize = 2;
+
+/// A vector of `W` lanes of 32 bits. Lanes are f32 unless the function says words.
+///
+/// # Safety
+/// All functions need the instruction set to be there, and pointers to be valid for `W` lanes; no alignment is needed.
+#[allow(missing_docs, clippy::missing_safety_doc)]
+pub trait Simd: Copy + Send + Sync + 'static {
+    type V: Copy;
+    /// Lanes.
+    const W: usize;
+
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// a * b + c, in one rounding where the hardware has it.
+    unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// v * 2^n for integer-valued n of any size; 0 where the result underflows.
+    unsafe fn scale2(v: Self::V, n: Self::V) -> Self::V;
+    unsafe fn sum(v: Self::V) -> f32;
+    unsafe fn max_lane(v: Self::V) -> f32;
+    unsafe fn min_lane(v: Self::V) -> f32;
+    /// Bit l is set where a > b in lane l.
+    unsafe fn gt(a: Self::V, b: Self::V) -> u32;
+    /// Where a > b: yes, else no.
+    unsafe fn select_gt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Where the words of a and b are equal: yes, else no.
+    unsafe fn select_eq(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
+    /// Words: c + Σ of the two bfloat16 products in each lane.
+    unsafe fn dot_bf16(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Words: c + Σ of the four (unsigned a) * (signed b) byte products in each lane, in 32-bit integers.
+    unsafe fn dot_i8(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Words as 32-bit integers, to f32.
+    unsafe fn i32_to_f32(v: Self::V) -> Self::V;
+    /// `W` bfloat16, rounded to nearest even.
+    unsafe fn store_bf16(p: *mut u16, v: Self::V);
+    /// Words: bfloat16 of `low` in the lower half, of `high` in the upper half.
+    unsafe fn pair_bf16(low: Self::V, high: Self::V) -> Self::V;
+    unsafe fn load_f16(p: *const u16) -> Self::V;
+    unsafe fn store_f16(p: *mut u16, v: Self::V);
+}
+
+/// A job that runs under one instruction set, with register tiles of `MR` rows.
+pub trait Kernel {
+    /// What it returns.
+    type Out;
+    /// # Safety
+    /// `S` must be available on this processor.
+    unsafe fn run<S: Simd, const MR: usize>(self) -> Self::Out;
+}
+
+/// The instruction sets that a kernel exists for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isa {
+    /// AVX-512 with BF16 and VNNI (Zen 4, Cooper Lake, Sapphire Rapids and later).
+    Avx512Bf16,
+    /// AVX-512 F, BW, DQ, VL: bfloat16 and bytes are widened.
+    Avx512,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// Every aarch64.
+    Neon,
+    /// Plain Rust, left to the compiler.
+    Portable,
+}
+
+impl Isa {
+    /// All, best first.
+    pub const ALL: [Isa; 5] = [Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Neon, Isa::Portable];
+
+    /// Its name in the Python interface.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Avx512Bf16 => "avx512_bf16",
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
+            Isa::Portable => "portable",
+        }
+    }
+
+    /// Whether this processor can run it.
+    pub fn available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => {
+                Isa::Avx512.available()
+                    && is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => {
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => true,
+            Isa::Portable => true,
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// The best one here.
+    pub fn best() -> Isa {
+        *Isa::ALL.iter().find(|i| i.available()).unwrap_or(&Isa::Portable)
+    }
+
+    /// By name, or the best one.
+    ///
+    /// # Errors
+    /// When there is no such instruction set, or this processor lacks it.
+    pub fn named(name: Option<&str>) -> Result<Isa, ArgumentError> {
+        let Some(name) = name else { return Ok(Isa::best()) };
+        Isa::ALL
+            .into_iter()
+            .find(|i| i.name() == name && i.available())
+            .ok_or_else(|| ArgumentError::Isa(name.to_owned()))
+    }
+
+    /// Run `kernel` compiled for this instruction set.
+    ///
+    /// # Panics
+    /// When it is not available.
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Out {
+        assert!(self.available(), "{} is not available here", self.name());
+        // SAFETY: availability was checked.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512Bf16 => avx512::run_bf16(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => avx512::run(kernel),
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => avx2::run(kernel),
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => neon::run(kernel),
+                _ => kernel.run::<portable::Portable, 4>(),
+            }
+        }
+    }
+}
+
+struct TileShape;
+impl Kernel for TileShape {
+    type Out = (usize, usize);
+    #[inline(always)]
+    unsafe fn run<S: Simd, const MR: usize>(self) -> (usize, usize) {
+        (MR, NV * S::W)
+    }
+}
+
+/// Rows and columns of a register tile under `isa`.
+pub fn tile_shape(isa: Isa) -> (usize, usize) {
+    isa.run(TileShape)
+}

@@ -1,0 +1,258 @@
+//! Packed-panel matrix products: the register tile and the layouts it reads.
+//!
+//! A "word" is one 32-bit lane along the inner dimension: one f32, two bfloat16 or four bytes. So packing, addressing and blocking
+//! are the same for every type. Row panels hold `R` rows, word-major: `out[panel][word][R]`, short panels padded with zeros.
+
+use crate::buffer::Shared;
+use crate::simd::{NV, Simd};
+use crate::team;
+
+/// Words summed in one chain of additions. A single chain over all of a long row has about twice the error of a blocked product.
+const CHAIN: usize = 128;
+
+/// An element type of the inputs.
+pub trait Elem: Copy + Send + Sync + 'static {
+    /// Elements in a word.
+    const PER_WORD: usize;
+    /// acc + Σ of the products in each lane.
+    ///
+    /// # Safety
+    /// `S` is available.
+    #[allow(missing_docs)]
+    unsafe fn step<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V;
+    /// The word at column `at` of a row; elements past its end are zero.
+    fn word(row: &[Self], at: usize) -> u32;
+    /// Element `column` of up to `PER_WORD` consecutive rows as one word.
+    fn stack(rows: &[&[Self]], column: usize) -> u32;
+    /// Exact.
+    fn to_f32(self) -> f32;
+    /// Rounded to nearest even.
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Elem for f32 {
+    const PER_WORD: usize = 1;
+    #[inline(always)]
+    unsafe fn step<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::fma(a, b, acc) }
+    }
+    #[inline(always)]
+    fn word(row: &[f32], at: usize) -> u32 {
+        row[at].to_bits()
+    }
+    #[inline(always)]
+    fn stack(rows: &[&[f32]], column: usize) -> u32 {
+        rows[0][column].to_bits()
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> f32 {
+        x
+    }
+}
+
+/// bfloat16, by its bits.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Bf16(pub u16);
+
+impl Elem for Bf16 {
+    const PER_WORD: usize = 2;
+    #[inline(always)]
+    unsafe fn step<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::dot_bf16(a, b, acc) }
+    }
+    #[inline(always)]
+    fn word(row: &[Bf16], at: usize) -> u32 {
+        let high = row.get(2 * at + 1).map_or(0, |v| v.0);
+        u32::from(row[2 * at].0) | u32::from(high) << 16
+    }
+    #[inline(always)]
+    fn stack(rows: &[&[Bf16]], column: usize) -> u32 {
+        let high = rows.get(1).map_or(0, |r| r[column].0);
+        u32::from(rows[0][column].0) | u32::from(high) << 16
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Bf16 {
+        Bf16(half::bf16::from_f32(x).to_bits())
+    }
+}
+
+/// A row-major matrix.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a, E> {
+    /// `rows * columns` elements.
+    pub data: &'a [E],
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+}
+
+impl<'a, E: Elem> Matrix<'a, E> {
+    /// # Panics
+    /// When the length of `data` is not rows * columns.
+    pub fn new(data: &'a [E], rows: usize, columns: usize) -> Matrix<'a, E> {
+        assert_eq!(data.len(), rows * columns, "matrix: {rows} x {columns}");
+        Matrix { data, rows, columns }
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    pub fn row(&self, i: usize) -> &'a [E] {
+        &self.data[i * self.columns..][..self.columns]
+    }
+
+    /// Words in a row.
+    pub fn words(&self) -> usize {
+        self.columns.div_ceil(E::PER_WORD)
+    }
+
+    /// Whether no element is infinite or NaN.
+    pub fn finite(&self) -> bool {
+        // Blocks, so that the loop inside has no early exit and is vectorised.
+        self.data.chunks(4096).all(|c| c.iter().fold(true, |ok, v| ok & v.to_f32().is_finite()))
+    }
+}
+
+/// Pack rows `i0..i1` into panels of `r` rows (see the module); rows past the end of the matrix are zero.
+///
+/// # Safety
+/// `out` holds `(i1 - i0).div_ceil(r) * r * words` words.
+pub unsafe fn pack_panels<E: Elem>(x: &Matrix<E>, i0: usize, i1: usize, r: usize, out: *mut f32) {
+    let k = x.words();
+    for (p, first) in (i0..i1).step_by(r).enumerate() {
+        let panel = out.wrapping_add(p * r * k);
+        let live = r.min(x.rows.min(i1).saturating_sub(first));
+        for i in 0..r {
+            // 16 words of a row at a time keep the panel's lines in L1 between rows.
+            if i < live {
+                let row = x.row(first + i);
+                for t in 0..k {
+                    // SAFETY: panel p has r * k words.
+                    unsafe { panel.add(t * r + i).cast::<u32>().write(E::word(row, t)) }
+                }
+            } else {
+                for t in 0..k {
+                    // SAFETY: as above.
+                    unsafe { panel.add(t * r + i).cast::<u32>().write(0) }
+                }
+            }
+        }
+    }
+}
+
+/// Pack rows `i0..i1` for a product that sums over them: `out[dp][row / PER_WORD][nr]`, panels of `nr` columns, `stride` words apart.
+/// Rows past the end and columns past the last are zero; `i0` is a multiple of `PER_WORD`.
+///
+/// # Safety
+/// `out` holds `columns.div_ceil(nr)` panels of `stride` words, `stride >= (i1 - i0).div_ceil(PER_WORD) * nr`.
+pub unsafe fn pack_columns<E: Elem>(x: &Matrix<E>, i0: usize, i1: usize, nr: usize, stride: usize, out: *mut f32) {
+    for (w, first) in (i0..i1).step_by(E::PER_WORD).enumerate() {
+        let live = E::PER_WORD.min(x.rows.min(i1).saturating_sub(first));
+        let empty: &[E] = &[];
+        let mut rows = [empty; 4];
+        for (i, row) in rows.iter_mut().enumerate().take(live) {
+            *row = x.row(first + i);
+        }
+        for (dp, d0) in (0..x.columns).step_by(nr).enumerate() {
+            let line = out.wrapping_add(dp * stride + w * nr);
+            for c in 0..nr {
+                let word = if live > 0 && d0 + c < x.columns { E::stack(&rows[..live], d0 + c) } else { 0 };
+                // SAFETY: line w of panel dp has nr words.
+                unsafe { line.add(c).cast::<u32>().write(word) }
+            }
+        }
+    }
+}
+
+/// An `MR` x `NV·W` tile of accumulators.
+pub type Acc<S, const MR: usize> = [[<S as Simd>::V; NV]; MR];
+
+/// acc + Σ_k A[i, k] B[k, :] over `k` words. Element (i, k) of A is at `a[i * a_row + k * a_step]`, row k of B at `b[k * b_step..]`.
+///
+/// # Safety
+/// `S` is available and the pointers cover what the strides reach.
+#[inline(always)]
+pub unsafe fn tile<S: Simd, E: Elem, const MR: usize>(
+    k: usize,
+    (a, a_row, a_step): (*const f32, usize, usize),
+    (b, b_step): (*const f32, usize),
+    acc: Acc<S, MR>,
+) -> Acc<S, MR> {
+    let (mut c, mut a, mut b) = (acc, a, b);
+    for _ in 0..k {
+        // SAFETY: the caller's promise. Unsafe for speed: this loop is what benches/bench_tile.py measures.
+        unsafe {
+            let columns: [S::V; NV] = std::array::from_fn(|j| S::load(b.add(j * S::W)));
+            for (i, row) in c.iter_mut().enumerate() {
+                let left = S::splat(*a.add(i * a_row));
+                for (lane, column) in row.iter_mut().zip(columns) {
+                    *lane = E::step::<S>(left, column, *lane);
+                }
+            }
+        }
+        a = a.wrapping_add(a_step);
+        b = b.wrapping_add(b_step);
+    }
+    c
+}
+
+/// [`tile`] from two packed panels, in chains of [`CHAIN`] words.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+pub unsafe fn tile_packed<S: Simd, E: Elem, const MR: usize>(k: usize, a: *const f32, b: *const f32) -> Acc<S, MR> {
+    let nr = NV * S::W;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let zero = [[S::splat(0.0); NV]; MR];
+        let mut acc = tile::<S, E, MR>(k.min(CHAIN), (a, 1, MR), (b, nr), zero);
+        let mut k0 = CHAIN;
+        while k0 < k {
+            let part = tile::<S, E, MR>(CHAIN.min(k - k0), (a.add(k0 * MR), 1, MR), (b.add(k0 * nr), nr), zero);
+            for (row, add) in acc.iter_mut().zip(part) {
+                for (lane, add) in row.iter_mut().zip(add) {
+                    *lane = S::add(*lane, add);
+                }
+            }
+            k0 += CHAIN;
+        }
+        acc
+    }
+}
+
+/// The scores scale · <x_i, y_i> of rows with their own partners, summed in f64.
+///
+/// # Panics
+/// When x and y differ in their number of columns.
+pub fn own_scores<E: Elem>(x: Matrix<E>, y: Matrix<E>, scale: f32, threads: usize) -> Vec<f32> {
+    const ROWS: usize = 256;
+    assert_eq!(x.columns, y.columns);
+    let rows = x.rows.min(y.rows);
+    let mut out = vec![0f32; rows];
+    let shared = Shared::of(&mut out);
+    team::run(threads.min(rows.div_ceil(ROWS)), |team| {
+        team.for_each(rows.div_ceil(ROWS), |u| {
+            for i in u * ROWS..rows.min((u + 1) * ROWS) {
+                let mut lanes = [0f64; 8];
+                for (d, (a, b)) in x.row(i).iter().zip(y.row(i)).enumerate() {
+                    lanes[d % 8] += f64::from(a.to_f32()) * f64::from(b.to_f32());
+                }
+                // SAFETY: this unit owns its rows.
+                unsafe { *shared.at(i) = (f64::from(scale) * lanes.iter().sum::<f64>()) as f32 }
+            }
+        });
+    });
+    out
+}

@@ -44,7 +44,10 @@ class Wanted:
 
 
 class PairGrads(NamedTuple):
-    """Gradients in the dtypes of their inputs (scale and biases in float32); None where not wanted."""
+    """Gradients, None where not wanted: of bfloat16 inputs in bfloat16, everything else in float32.
+
+    float16 gradients would underflow before a gradient scaler's factor reaches them.
+    """
 
     x: Tensor | None  # (M, D)
     y: Tensor | None  # (N, D)
@@ -109,6 +112,7 @@ class GradientSum:
         for total in (self._x, self._y, self._x_bias, self._y_bias):
             if total is not None and unit is not None:
                 total *= unit
+        dtype = torch.float32 if pairs.x.dtype == torch.float16 else pairs.x.dtype
         scale_grad = None
         if wanted.scale:
             # The float32 sum before the scale is applied: exact also at scale 0.
@@ -116,8 +120,8 @@ class GradientSum:
             assert products is not None
             scale_grad = torch.einsum("md,md->", rows.float(), products)
         return PairGrads(
-            x=None if self._x is None or not wanted.x else (self._x * pairs.scale).to(pairs.x.dtype),
-            y=None if self._y is None else (self._y * pairs.scale).to(pairs.y.dtype),
+            x=None if self._x is None or not wanted.x else (self._x * pairs.scale).to(dtype),
+            y=None if self._y is None else (self._y * pairs.scale).to(dtype),
             scale=scale_grad,
             x_bias=self._x_bias,
             y_bias=self._y_bias,

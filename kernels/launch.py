@@ -1,21 +1,31 @@
 """Which tile each kernel runs with: one table, keyed by architecture, operation and operand class.
 
-The figures come from ahead-of-time compilation (``python -m simtile.kernels.aot``): the largest tile without register
-spills whose shared memory the target grants. No entry was raced on a card yet; a cache file written on one
-(:func:`load_tuned`) takes precedence.
+The operand class says what a thread holds: "half" (bfloat16, float16) and "masked", the same with biases, ids, limits or
+lists beside the scores; "guided", with a second tile of frozen scores; "tf32"; "ieee", float32 products on the ordinary
+units. The width D is no key of the tile kernels: they walk along D, and no accumulator grows with it.
+
+How the entries were chosen: ahead-of-time compilation (``python -m simtile.kernels.aot``), the largest tile without
+register spills whose shared memory the target grants, because the bytes loaded per pair fall with 1/BLOCK_M + 1/BLOCK_N.
+No entry has been raced on a card; a file of tuned entries (:func:`load_tuned`) takes precedence.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from simtile.kernels.pairs import Pairs
+
 Precision = Literal["ieee", "tf32"]
+Architecture = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
+Op = Literal["pair_lse_fwd", "pair_lse_bwd", "pair_softplus", "pair_topk", "pair_stats", "nested_lse"]
+Operands = Literal["half", "masked", "guided", "tf32", "ieee"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,90 @@ class Launch:
 # In the interpreter a program costs the same whatever its size: few, small tiles keep ragged edges in the tests.
 INTERPRETER = Launch(32, 32, 32, 4, 1)
 
+TABLE: dict[tuple[Architecture, Op, Operands], Launch] = {
+    # 64 KB of float32 accumulators in 8 warps are half of all registers: the largest tile that leaves room for scores.
+    # 256 x 128, not 128 x 256: a thread of a wgmma tile holds values of its columns, and two vectors of them, per pair of
+    # columns but only of two rows: 230 registers against 255, and no spill with a column's log-sum-exp and coefficient.
+    ("sm_90", "pair_lse_fwd", "half"): Launch(256, 128, 64, 8, 4),
+    ("sm_90", "pair_lse_bwd", "half"): Launch(256, 128, 64, 8, 4),
+    ("sm_90", "pair_softplus", "half"): Launch(256, 128, 64, 8, 4),
+}
+"""Entries that differ from :data:`DEFAULTS`."""
 
-def pick(op: str, pairs: object) -> Launch:
-    return INTERPRETER
+DEFAULTS: dict[tuple[Architecture, Operands], Launch] = {
+    ("sm_80", "half"): Launch(128, 128, 32, 8, 4),
+    ("sm_80", "masked"): Launch(128, 128, 32, 8, 4),
+    ("sm_80", "guided"): Launch(64, 64, 32, 4, 3),
+    ("sm_80", "tf32"): Launch(128, 128, 32, 8, 3),
+    ("sm_80", "ieee"): Launch(64, 64, 16, 8, 3),
+    ("sm_90", "half"): Launch(128, 128, 64, 8, 4),
+    ("sm_90", "masked"): Launch(128, 128, 64, 8, 4),
+    ("sm_90", "guided"): Launch(128, 64, 64, 8, 3),
+    ("sm_90", "tf32"): Launch(128, 128, 32, 8, 3),
+    ("sm_90", "ieee"): Launch(64, 64, 16, 8, 3),
+    ("sm_100", "half"): Launch(128, 128, 64, 8, 4),
+    ("sm_100", "masked"): Launch(128, 64, 64, 8, 4),
+    ("sm_100", "guided"): Launch(128, 64, 64, 8, 3),
+    ("sm_100", "tf32"): Launch(128, 64, 32, 8, 3),
+    ("sm_100", "ieee"): Launch(64, 64, 16, 8, 3),
+    ("gfx942", "half"): Launch(128, 128, 64, 8, 2),
+    ("gfx942", "masked"): Launch(128, 128, 64, 8, 2),
+    ("gfx942", "guided"): Launch(64, 64, 64, 4, 2),
+    ("gfx942", "ieee"): Launch(64, 64, 16, 4, 2),
+    ("gfx942", "tf32"): Launch(64, 64, 16, 4, 2),
+}
+
+_tuned: dict[tuple[Architecture, Op, Operands], Launch] = {}
+
+
+def entry(architecture: Architecture, op: Op, operands: Operands) -> Launch:
+    """The launch of one key: tuned on a card, else from the table, else the default of its operands."""
+    key = (architecture, op, operands)
+    return _tuned.get(key) or TABLE.get(key) or DEFAULTS[architecture, operands]
+
+
+def pick(op: Op, pairs: Pairs) -> Launch:
+    """The launch for a job on its device; tensors of the CPU run in Triton's interpreter."""
+    x = pairs.x
+    if not x.is_cuda:
+        return INTERPRETER
+    operands: Operands = precision(x)
+    if pairs.guide is not None:
+        operands = "guided"
+    elif x.element_size() < 4:
+        operands = "masked" if pairs.masked else "half"
+    return entry(architecture_of(x.device), op, operands)
+
+
+def architecture_of(device: torch.device) -> Architecture:
+    """The table's nearest architecture at or below the device's."""
+    if torch.version.hip is not None:
+        return "gfx942"
+    major, _ = torch.cuda.get_device_capability(device)
+    # sm_120 has sm_80's tensor-core instructions and less shared memory than sm_90.
+    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")  # type: ignore[return-value]
 
 
 def precision(x: Tensor) -> Precision:
     """How float32 operands are multiplied: TF32 exactly where torch would use it; 16-bit operands ignore it."""
     return "tf32" if x.is_cuda and torch.get_float32_matmul_precision() != "highest" else "ieee"
+
+
+def load_tuned(path: str | Path) -> None:
+    """Reads entries that were raced on a card: ``{"sm_90 pair_lse_fwd half": {"block_m": 128, ...}}``.
+
+    Raises ValueError for a key that names no entry, OSError if the file cannot be read.
+    """
+    read: dict[tuple[Architecture, Op, Operands], Launch] = {}
+    for key, values in json.loads(Path(path).read_text()).items():
+        words = key.split()
+        known = (get_args(Architecture), get_args(Op), get_args(Operands))
+        if len(words) != 3 or any(word not in names for word, names in zip(words, known, strict=True)):
+            raise ValueError(f"{path}: a key is '<architecture> <op> <operands>' out of {known}, got {key!r}")
+        read[words[0], words[1], words[2]] = Launch(**values)  # type: ignore[index]
+    _tuned.update(read)
+
+
+def save_tuned(path: str | Path, entries: dict[tuple[Architecture, Op, Operands], Launch]) -> None:
+    """Writes what :func:`load_tuned` reads."""
+    Path(path).write_text(json.dumps({" ".join(key): asdict(launch) for key, launch in entries.items()}, indent=1))

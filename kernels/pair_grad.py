@@ -5,8 +5,8 @@
 
 The tile kernel recomputes s (or reads it from a stash), so two-sided losses cost 4 GEMMs in all: one forward, three
 here; with a stash 3. A register accumulator for dX would cap the tile at 32 rows from D = 768 on, below what the tensor
-cores take; a workspace serves any D [1]. ``diagonal`` writes a coefficient of its own at (i, i), for a positive that was
-left out of the sums: ``-sigmoid(L - s+)`` keeps the relative accuracy near saturation that ``p - 1`` has lost.
+cores take; a workspace serves any D [1]. ``diagonal`` adds a coefficient at (i, i): for a positive that was left out of
+the sums, ``-sigmoid(L - s+)`` keeps the relative accuracy near saturation that ``p - 1`` has lost.
 
 Memory: ``workspace_bytes`` and float32 sums of the gradients' sizes, whatever M and N are.
 
@@ -33,7 +33,7 @@ from simtile.kernels.accumulate import (
 )
 from simtile.kernels.launch import Launch, pick, precision
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
-from simtile.kernels.tile import LOG2E, dot_tile, scores, tile_position
+from simtile.kernels.tile import LOG2E, dot_tile, meets_diagonal, scores, tile_position
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -48,7 +48,7 @@ def _probabilities(t, lse, coefficient, index, length, AXIS: tl.constexpr):
     return tl.expand_dims(weight, AXIS) * tl.exp2(t - tl.expand_dims(log2_sum, AXIS))
 
 
-@triton.jit(do_not_specialize=["M", "N", "stride_stash", "stride_out"])
+@triton.jit(do_not_specialize=["M", "N", "diagonal"])
 def _pair_grad_kernel(
     x,  # (M, D)
     y,  # (N, D)
@@ -58,7 +58,8 @@ def _pair_grad_kernel(
     row_coef,
     column_lse,  # (N,), with column_coef; both None for a row loss
     column_coef,
-    diagonal_coef,  # (M,) coefficients of the pairs (i, i + terms.diagonal); None: 0
+    diagonal_coef,  # (M,) is added to the coefficients of the pairs (i, i + diagonal); or None
+    diagonal,
     out,  # (M, N) coefficients
     M,
     N,
@@ -92,8 +93,9 @@ def _pair_grad_kernel(
     else:
         p = _probabilities(t, column_lse, column_coef, rn, N, 0)
     if diagonal_coef is not None:
-        own = tl.load(diagonal_coef + rm, mask=rm < M, other=0.0)
-        p = tl.where((rm + terms.diagonal)[:, None] == rn[None, :], own[:, None], p)
+        if meets_diagonal(tile_m * BLOCK_M, tile_n * BLOCK_N, diagonal, BLOCK_M, BLOCK_N):
+            own = tl.load(diagonal_coef + rm, mask=rm < M, other=0.0)
+            p += tl.where((rm + diagonal)[:, None] == rn[None, :], own[:, None], 0.0)
     tl.store(out + rm.to(tl.int64)[:, None] * stride_out + rn[None, :], p.to(out.dtype.element_ty), mask=inside)
 
 
@@ -114,7 +116,7 @@ def pair_lse_bwd(
 ) -> PairGrads:
     """Gradients of Σ grad_row * row + Σ grad_column * column, from the results of :func:`pair_lse_fwd`.
 
-    ``diagonal`` (M,) is d loss / d s_ii of a pair that ``skip_diagonal`` left out. ``stash`` (M, N) are the forward
+    ``diagonal`` (M,) is d loss / d s_ii by way of the own scores, the forward pass's ``own``. ``stash`` (M, N) are the forward
     pass's dot products. ``grad_row`` and ``grad_column`` are float32; a direction without gradient is None.
     """
     pairs = Pairs.of(x, y, **options)
@@ -148,7 +150,9 @@ def add_coefficients(
 ) -> None:
     """Adds all blocks of coefficients to ``total``; ``row`` and ``column`` are (log-sum-exp, its gradient)."""
     if row is None and column is None:
-        return
+        if diagonal is None:
+            return
+        row = (torch.zeros_like(diagonal), torch.zeros_like(diagonal))
     space = workspace(pairs, workspace_bytes)
     for m, height, n, width in blocks(pairs.M, pairs.N, *space.shape):
         rows, columns = slice(m, m + height), slice(n, n + width)
@@ -180,8 +184,8 @@ def coefficients(
     grid = (triton.cdiv(pairs.M, launch.block_m) * triton.cdiv(pairs.N, launch.block_n),)
     with torch.cuda.device_of(out):
         _pair_grad_kernel[grid](
-            pairs.x, pairs.y, pairs.terms(launch), stash, row_lse, row_coef, column_lse, column_coef, diagonal, out,
-            pairs.M, pairs.N, pairs.D, pairs.x.stride(0), pairs.y.stride(0),
+            pairs.x, pairs.y, pairs.terms(launch), stash, row_lse, row_coef, column_lse, column_coef,
+            diagonal, pairs.diagonal, out, pairs.M, pairs.N, pairs.D, pairs.x.stride(0), pairs.y.stride(0),
             0 if stash is None else stash.stride(0), out.stride(0),
             BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_K=launch.block_k, GROUP=launch.group,
             IDS_MODE=pairs.ids_mode, PRECISION=precision(pairs.x), **launch.options,

@@ -18,6 +18,7 @@ Memory: the partial sums, bounded by ``partials_bytes`` through blocks of rows a
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 
 from simtile.kernels.launch import Launch, pick, precision
 from simtile.kernels.pairs import Direction, PairOptions, Pairs, blocks
-from simtile.kernels.tile import dot_tile, scores, tile_position
+from simtile.kernels.tile import LOG2E, all_scores, dot_tile, leave_out, meets_diagonal, scores, tile_position
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,7 +40,7 @@ FLAGGED = tl.constexpr(float("inf"))
 PARTIALS_BYTES = 64 << 20
 
 
-@triton.jit(do_not_specialize=["M", "N"])
+@triton.jit(do_not_specialize=["M", "N", "diagonal"])
 def _pair_lse_fwd_kernel(
     x,  # (M, D)
     y,  # (N, D)
@@ -48,6 +49,8 @@ def _pair_lse_fwd_kernel(
     column_sum,  # (M / BLOCK_M, N) float32; or None
     tile_max,  # (M / BLOCK_M, N / BLOCK_N) float32; FLAGGED where a sum is too small to be used
     stash,  # (M, N) of any float type, receives <x[i], y[j]>; or None
+    own,  # (M,) float32, receives s[i, i + diagonal], left out or not; or None
+    diagonal,
     M,
     N,
     D,
@@ -69,7 +72,15 @@ def _pair_lse_fwd_kernel(
     if stash is not None:
         at = stash + rm.to(tl.int64)[:, None] * stride_stash + rn[None, :]
         tl.store(at, t.to(stash.dtype.element_ty), mask=(rm < M)[:, None] & (rn < N)[None, :])
-    t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+    t = all_scores(t, terms, rm, rn, M, N)
+    if own is not None:
+        first_m = tile_m * BLOCK_M
+        first_n = tile_n * BLOCK_N
+        if meets_diagonal(first_m, first_n, diagonal, BLOCK_M, BLOCK_N):
+            rd = rm + diagonal
+            pair = tl.sum(tl.where(rd[:, None] == rn[None, :], t, 0.0), 1) / LOG2E
+            tl.store(own + rm, pair, mask=(rm < M) & (rd >= first_n) & (rd < tl.minimum(first_n + BLOCK_N, N)))
+    t = leave_out(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
     row_max = tl.max(t, 1)
     top = tl.max(row_max, 0)
     shift = tl.where(top == float("-inf"), 0.0, top)
@@ -170,6 +181,7 @@ def pair_lse_fwd(
     *,
     direction: Direction = "row",
     stash: Tensor | None = None,
+    own: Tensor | None = None,
     launch: Launch | None = None,
     partials_bytes: int = PARTIALS_BYTES,
     **options: Unpack[PairOptions],
@@ -177,9 +189,11 @@ def pair_lse_fwd(
     """Row (M,) and column (N,) float32 log-sum-exp over the kept pairs; None for a direction not asked for.
 
     x (M, D) and y (N, D) are float32, bfloat16 or float16. ``stash`` (M, N), of any float type, receives the dot
-    products, so that a backward pass need not recompute them. Extra memory: O(M + N) floats and ``partials_bytes``.
+    products, so that a backward pass need not recompute them; ``own`` (M,) float32 receives the scores s_ii, whether left
+    out or not (rows from N on are not written). Extra memory: O(M + N) floats and ``partials_bytes``.
     """
-    return lse_of(Pairs.of(x, y, **options), direction=direction, stash=stash, launch=launch, budget=partials_bytes)
+    pairs = Pairs.of(x, y, **options)
+    return lse_of(pairs, direction=direction, stash=stash, own=own, launch=launch, budget=partials_bytes)
 
 
 def lse_of(
@@ -187,21 +201,22 @@ def lse_of(
     *,
     direction: Direction,
     stash: Tensor | None = None,
+    own: Tensor | None = None,
     launch: Launch | None = None,
     budget: int = PARTIALS_BYTES,
 ) -> tuple[Tensor | None, Tensor | None]:
     """:func:`pair_lse_fwd` of a block that is already prepared."""
     launch = launch or pick("pair_lse_fwd", pairs)
-    empty = torch.tensor(float("-inf")).item()
-    row = pairs.x.new_full((pairs.M,), empty, dtype=torch.float32) if direction != "column" else None
-    column = pairs.y.new_full((pairs.N,), empty, dtype=torch.float32) if direction != "row" else None
-    rows, columns = _block_size(pairs.M, pairs.N, launch, budget)
+    row = pairs.x.new_full((pairs.M,), -math.inf, dtype=torch.float32) if direction != "column" else None
+    column = pairs.y.new_full((pairs.N,), -math.inf, dtype=torch.float32) if direction != "row" else None
+    rows, columns = partials_block(pairs.M, pairs.N, launch, budget)
     for m, height, n, width in blocks(pairs.M, pairs.N, rows, columns):
         _accumulate(
             pairs.block(m, height, n, width),
             None if row is None else row[m : m + height],
             None if column is None else column[n : n + width],
             None if stash is None else stash[m : m + height, n : n + width],
+            None if own is None else own[m : m + height],
             launch,
         )
     for lse in (row, column):
@@ -210,7 +225,7 @@ def lse_of(
     return row, column
 
 
-def _block_size(M: int, N: int, launch: Launch, budget: int) -> tuple[int, int]:
+def partials_block(M: int, N: int, launch: Launch, budget: int) -> tuple[int, int]:
     """(rows, columns) of the largest block whose partial sums fit the budget; full rows where possible."""
     pair_bytes = 4 * (1 / launch.block_n + 1 / launch.block_m)  # of partial sums, for one pair
     columns = max(launch.block_n, min(N, int(budget / pair_bytes) // launch.block_m))
@@ -218,7 +233,14 @@ def _block_size(M: int, N: int, launch: Launch, budget: int) -> tuple[int, int]:
     return max(launch.block_m, rows), columns
 
 
-def _accumulate(pairs: Pairs, row: Tensor | None, column: Tensor | None, stash: Tensor | None, launch: Launch) -> None:
+def _accumulate(
+    pairs: Pairs,
+    row: Tensor | None,
+    column: Tensor | None,
+    stash: Tensor | None,
+    own: Tensor | None,
+    launch: Launch,
+) -> None:
     """Merges a block's log-sum-exp, in base 2, into ``row`` (M,) and ``column`` (N,)."""
     x, y, M, N = pairs.x, pairs.y, pairs.M, pairs.N
     tiles_m, tiles_n = triton.cdiv(M, launch.block_m), triton.cdiv(N, launch.block_n)
@@ -233,8 +255,8 @@ def _accumulate(pairs: Pairs, row: Tensor | None, column: Tensor | None, stash: 
     stride_stash = stash.stride(0) if stash is not None else 0
     with torch.cuda.device_of(x):
         _pair_lse_fwd_kernel[(tiles_m * tiles_n,)](
-            x, y, terms, row_sum, column_sum, tile_max, stash, *shape, stride_stash,
-            **tile, GROUP=launch.group, **mode, **launch.options,
+            x, y, terms, row_sum, column_sum, tile_max, stash, own, pairs.diagonal,
+            *shape, stride_stash, **tile, GROUP=launch.group, **mode, **launch.options,
         )  # fmt: skip
         _pair_lse_fix_kernel[(min(tiles_m * tiles_n, 1024),)](
             x, y, terms, row_sum, column_sum, tile_max, *shape, **tile, **mode, **launch.options

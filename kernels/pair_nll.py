@@ -25,7 +25,7 @@ from simtile.kernels.accumulate import WORKSPACE_BYTES, GradientSum, PairGrads, 
 from simtile.kernels.launch import Launch, pick
 from simtile.kernels.pair_grad import add_coefficients, coefficients
 from simtile.kernels.pair_lse import lse_of
-from simtile.kernels.pairs import PairOptions, Pairs
+from simtile.kernels.pairs import PairOptions, Pairs, blocks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,7 +41,7 @@ class PairNLL(NamedTuple):
 
     loss: Tensor  # (M,) float32, not weighted
     lse: Tensor  # (M,) float32
-    target_grad: Tensor  # (M,) float32
+    target_grad: Tensor  # (M,) float32, -weight * link': what a row's coefficients sum to, negated
     grads: PairGrads | None
 
 
@@ -57,7 +57,7 @@ def linked(lse: Tensor, target: Tensor, link: Link) -> tuple[Tensor, Tensor]:
 def pair_nll_fwd(
     x: Tensor,
     y: Tensor,
-    target: Tensor,
+    target: Tensor | None,
     *,
     weight: Tensor | None = None,
     link: Link = "lse",
@@ -68,52 +68,72 @@ def pair_nll_fwd(
 ) -> PairNLL:
     """Row losses (M,) against target scores (M,), and the gradients of their weighted sum.
 
-    ``weight`` (M,) is d total / d loss_i, 1 / M for a mean; default 1. ``wanted`` None: no gradient work at all, one GEMM.
-    The target's own gradient goes back through ``target_grad``: it is never a part of ``grads``.
+    ``target`` None: the row's own score s_ii (N >= M), whose gradient is then a part of ``grads``; with
+    ``skip_diagonal`` it is left out of L. Given scores get theirs through ``target_grad`` instead. ``weight`` (M,) is
+    d total / d loss_i, 1 / M for a mean; default 1. ``wanted`` None: no gradient work at all, one GEMM.
     """
     pairs = Pairs.of(x, y, **options)
-    if wanted is None:
-        lse, _ = lse_of(pairs, direction="row")
-        assert lse is not None
-        loss, slope = linked(lse, target, link)
-        return PairNLL(loss, lse, -slope if weight is None else -_weighted(slope, weight), None)
-
-    launch = launch or pick("pair_lse_bwd", pairs)
     weight = torch.ones(pairs.M, device=x.device) if weight is None else weight.detach().float()
-    unit = coefficient_unit(x.dtype, weight)
-    loss, lse, slope = (torch.empty(pairs.M, dtype=torch.float32, device=x.device) for _ in range(3))
-    total = GradientSum(pairs, wanted)
-    height = min(pairs.M, workspace_bytes // (pairs.N * _pair_bytes(x.dtype)))
-    if height < min(pairs.M, FEWEST_ROWS):
-        whole, _ = lse_of(pairs, direction="row")
-        assert whole is not None
-        loss, slope = linked(whole, target, link)
-        slope = _weighted(slope, weight)
-        add_coefficients(total, pairs, launch, workspace_bytes, row=(whole, scaled(slope, unit)))
-        return PairNLL(loss, whole, -slope, total.finish(unit))
+    height = min(pairs.M, workspace_bytes // (max(pairs.N, 1) * _pair_bytes(x.dtype)))
+    if wanted is None or height < min(pairs.M, FEWEST_ROWS):
+        rows = _rows(pairs, target, weight, link, None, launch)
+        if wanted is None:
+            return rows
+        unit = coefficient_unit(x.dtype, weight)
+        total = GradientSum(pairs, wanted)
+        coefficient = scaled(-rows.target_grad, unit)
+        add_coefficients(
+            total,
+            pairs,
+            launch or pick("pair_lse_bwd", pairs),
+            workspace_bytes,
+            row=(rows.lse, coefficient),
+            diagonal=-coefficient if target is None else None,
+        )
+        return rows._replace(grads=total.finish(unit))
 
+    unit = coefficient_unit(x.dtype, weight)
+    total = GradientSum(pairs, wanted)
     dots = torch.empty((height, pairs.N), dtype=torch.float32, device=x.device)
     space = dots if x.dtype == torch.float32 else torch.empty_like(dots, dtype=x.dtype)
-    for first in range(0, pairs.M, height):
-        rows = slice(first, min(first + height, pairs.M))
-        block = pairs.block(first, rows.stop - first, 0, pairs.N)
-        stash, out = dots[: block.M], space[: block.M]
-        block_lse, _ = lse_of(block, direction="row", stash=stash)
-        assert block_lse is not None
-        lse[rows] = block_lse
-        loss[rows], block_slope = linked(block_lse, target[rows], link)
-        slope[rows] = _weighted(block_slope, weight[rows])
+    parts = []
+    for first, rows_here, _, _ in blocks(pairs.M, 1, max(height, 1), 1):
+        block = pairs.block(first, rows_here, 0, pairs.N)
+        own = slice(first, first + rows_here)
+        stash, out = dots[:rows_here], space[:rows_here]
+        rows = _rows(block, None if target is None else target[own], weight[own], link, stash, launch)
+        coefficient = scaled(-rows.target_grad, unit)
         total.add(
-            coefficients(block, out, launch, row=(block_lse, scaled(slope[rows], unit)), stash=stash), first, 0
+            coefficients(
+                block,
+                out,
+                launch or pick("pair_lse_bwd", pairs),
+                row=(rows.lse, coefficient),
+                diagonal=-coefficient if target is None else None,
+                stash=stash,
+            ),
+            first,
+            0,
         )
-    return PairNLL(loss, lse, -slope, total.finish(unit))
+        parts.append(rows[:3])
+    if not parts:
+        return _rows(pairs, target, weight, link, None, launch)._replace(grads=total.finish(unit))
+    return PairNLL(*(torch.cat(part) for part in zip(*parts, strict=True)), total.finish(unit))
+
+
+def _rows(
+    pairs: Pairs, target: Tensor | None, weight: Tensor, link: Link, stash: Tensor | None, launch: Launch | None
+) -> PairNLL:
+    """Losses of a block's rows, without gradients."""
+    own = torch.empty(pairs.M, dtype=torch.float32, device=pairs.x.device) if target is None else None
+    lse, _ = lse_of(pairs, direction="row", stash=stash, own=own, launch=launch)
+    right = target if own is None else own
+    assert lse is not None and right is not None
+    loss, slope = linked(lse, right, link)
+    # 0 where the weight is 0, even if the slope is NaN.
+    return PairNLL(loss, lse, torch.where(weight == 0, 0.0, -slope * weight), None)
 
 
 def _pair_bytes(dtype: torch.dtype) -> int:
     """Of workspace: float32 dot products, turned into coefficients in place or, of 16-bit inputs, beside them."""
     return 4 if dtype == torch.float32 else 4 + dtype.itemsize
-
-
-def _weighted(slope: Tensor, weight: Tensor) -> Tensor:
-    """slope * weight, 0 where the weight is 0 even if the slope is NaN."""
-    return torch.where(weight == 0, 0.0, slope * weight)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from simtile.kernels.launch import Launch
 
-IdsMode = Literal["exclude", "only", "positive"]
+IdsMode = Literal["exclude", "only", "flip"]
 Direction = Literal["row", "column", "both"]
 
 
@@ -34,9 +34,10 @@ class PairOptions(TypedDict, total=False):
     y_bias: Tensor | None  # (N,)
     x_ids: Tensor | None  # (M,) integers, together with y_ids
     y_ids: Tensor | None  # (N,)
-    ids_mode: IdsMode  # "positive" is for pair_softplus only
+    ids_mode: IdsMode  # "flip", the sign between equal ids, is for pair_softplus only
     exclude: tuple[Tensor, Tensor] | None  # CSR (indptr (M + 1,), indices)
     skip_diagonal: bool
+    flip_diagonal: bool  # pair_softplus only: s_ii changes its sign
     threshold: Tensor | None  # (M,): pairs whose score is above are left out
     guide: tuple[Tensor, Tensor] | None  # (M, G), (N, G): compare <guide_x, guide_y>, not the score, with the threshold
 
@@ -55,6 +56,7 @@ class Pairs:
     ids_mode: IdsMode
     excluded: tuple[Tensor, Tensor] | None  # rows (nnz,) and columns (nnz,), counted over the whole job
     skip_diagonal: bool
+    flip_diagonal: bool
     threshold: Tensor | None
     guide: tuple[Tensor, Tensor] | None
     first_row: int = 0
@@ -76,6 +78,7 @@ class Pairs:
             ids_mode=options.get("ids_mode", "exclude"),
             excluded=None if exclude is None else coordinates(*exclude),
             skip_diagonal=options.get("skip_diagonal", False),
+            flip_diagonal=options.get("flip_diagonal", False),
             threshold=_float32(options.get("threshold")),
             guide=None if guide is None else (guide[0].contiguous(), guide[1].contiguous()),
         )
@@ -91,6 +94,17 @@ class Pairs:
     @property
     def D(self) -> int:
         return self.x.shape[1]
+
+    @property
+    def diagonal(self) -> int:
+        """Pair (i, i) of the whole job is pair (i, i + diagonal) of the block."""
+        return self.first_row - self.first_column
+
+    @property
+    def masked(self) -> bool:
+        """Whether tiles hold more than scores: biases, ids, limits or lists cost registers."""
+        terms = (self.x_bias, self.y_bias, self.x_ids, self.threshold, self.excluded)
+        return any(term is not None for term in terms)
 
     def block(self, row: int, rows: int, column: int, columns: int) -> Pairs:
         """The block of ``rows`` x ``columns`` pairs at (row, column): views, no copies."""
@@ -121,7 +135,8 @@ class Pairs:
             self.y_bias,
             self.x_ids,
             self.y_ids,
-            self.first_row - self.first_column if self.skip_diagonal else None,
+            self.diagonal if self.skip_diagonal else None,
+            self.diagonal if self.flip_diagonal else None,
             self.threshold,
             guide_x,
             guide_y,

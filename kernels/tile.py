@@ -25,7 +25,8 @@ class Terms(NamedTuple):
     y_bias: Any = None  # (N,) float32
     x_ids: Any = None  # (M,) integers
     y_ids: Any = None  # (N,)
-    diagonal: Any = None  # int: pairs (i, i + diagonal) are left out
+    skip: Any = None  # int: pairs (i, i + skip) are left out
+    flip: Any = None  # int: the scores of pairs (i, i + flip) change their sign
     threshold: Any = None  # (M,) float32: pairs above it are left out
     guide_x: Any = None  # (M, guide_dim): the threshold is compared with <guide_x[i], guide_y[j]> instead of the score
     guide_y: Any = None  # (N, guide_dim)
@@ -99,6 +100,26 @@ def dot_tile(
 
 
 @triton.jit
+def meets_diagonal(first_m, first_n, diagonal, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Whether a tile holds pairs (i, i + diagonal)."""
+    return (first_n < first_m + diagonal + BLOCK_M) & (first_m + diagonal < first_n + BLOCK_N)
+
+
+@triton.jit
+def flipped(t, terms, rm, rn, M, N, IDS_MODE: tl.constexpr):
+    """Scores whose sign changes on the flipped diagonal and, in mode "flip", between equal ids; twice is none."""
+    if terms.x_ids is not None:
+        if IDS_MODE == "flip":
+            equal = same_ids(terms, rm, rn, M, N)
+            if terms.flip is not None:
+                equal = equal | ((rm + terms.flip)[:, None] == rn[None, :])
+            return tl.where(equal, -t, t)
+    if terms.flip is not None:
+        return tl.where((rm + terms.flip)[:, None] == rn[None, :], -t, t)
+    return t
+
+
+@triton.jit
 def leave_out(
     t,  # (BLOCK_M, BLOCK_N) base-2 scores
     terms,
@@ -119,11 +140,11 @@ def leave_out(
     # Scalar branches: only the tiles at an edge, or on the diagonal, pay for the comparison.
     if (first_m + BLOCK_M > M) | (first_n + BLOCK_N > N):
         t = tl.where((rm < M)[:, None] & (rn < N)[None, :], t, float("-inf"))
-    if terms.diagonal is not None:
-        if (first_n < first_m + terms.diagonal + BLOCK_M) & (first_m + terms.diagonal < first_n + BLOCK_N):
-            t = tl.where((rm + terms.diagonal)[:, None] == rn[None, :], float("-inf"), t)
+    if terms.skip is not None:
+        if meets_diagonal(first_m, first_n, terms.skip, BLOCK_M, BLOCK_N):
+            t = tl.where((rm + terms.skip)[:, None] == rn[None, :], float("-inf"), t)
     if terms.x_ids is not None:
-        if IDS_MODE != "positive":
+        if IDS_MODE != "flip":
             equal = same_ids(terms, rm, rn, M, N)
             if IDS_MODE == "only":
                 t = tl.where(equal, t, float("-inf"))
@@ -154,6 +175,17 @@ def same_ids(terms, rm, rn, M, N):
 
 
 @triton.jit
+def all_scores(dot, terms, rm, rn, M, N):
+    """(BLOCK_M, BLOCK_N) base-2 scores of dot products, those of left-out pairs included."""
+    t = dot * (tl.load(terms.scale) * LOG2E)
+    if terms.x_bias is not None:
+        t += (tl.load(terms.x_bias + rm, mask=rm < M, other=0.0) * LOG2E)[:, None]
+    if terms.y_bias is not None:
+        t += (tl.load(terms.y_bias + rn, mask=rn < N, other=0.0) * LOG2E)[None, :]
+    return t
+
+
+@triton.jit
 def scores(
     dot,  # (BLOCK_M, BLOCK_N) float32
     terms,
@@ -169,9 +201,5 @@ def scores(
     PRECISION: tl.constexpr,
 ):
     """Base-2 scores of a tile of dot products, -inf where a pair is left out."""
-    t = dot * (tl.load(terms.scale) * LOG2E)
-    if terms.x_bias is not None:
-        t += (tl.load(terms.x_bias + rm, mask=rm < M, other=0.0) * LOG2E)[:, None]
-    if terms.y_bias is not None:
-        t += (tl.load(terms.y_bias + rn, mask=rn < N, other=0.0) * LOG2E)[None, :]
+    t = all_scores(dot, terms, rm, rn, M, N)
     return leave_out(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)

@@ -1,0 +1,151 @@
+"""The cases that :mod:`simtile.kernels.aot` compiles: which kernels, with which operands, for which targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from simtile.kernels.launch import Architecture, Launch, Op, Operands, entry
+from simtile.kernels.pair_grad import _pair_grad_kernel
+from simtile.kernels.pair_lse import _lse_reduce_kernel, _pair_lse_fix_kernel, _pair_lse_fwd_kernel
+from simtile.kernels.tile import Terms
+
+# Pointers by operand class. float16 compiles as bfloat16 does, but for the name of the instruction.
+_ELEMENT: dict[Operands, str] = {"half": "*bf16", "masked": "*bf16", "tf32": "*fp32", "ieee": "*fp32", "guided": "*bf16"}
+_PLAIN = Terms(scale="*fp32")
+_IDS = _PLAIN._replace(x_bias="*fp32", y_bias="*fp32", x_ids="*i64", y_ids="*i64")
+_LISTS = _PLAIN._replace(skip="i32", list_ptr="*i32", list_row="*i32", list_col="*i32")
+_GUIDED = _PLAIN._replace(skip="i32", threshold="*fp32", guide_x="*bf16", guide_y="*bf16", guide_dim="i32")
+_THRESHOLD = _PLAIN._replace(skip="i32", threshold="*fp32")
+_SKIP = _PLAIN._replace(skip="i32")
+_ARCHITECTURES: tuple[Architecture, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One compilation. ``arguments`` maps each parameter to a type ("*bf16", "i32") or to a constant."""
+
+    name: str
+    kernel: Any
+    architecture: Architecture
+    launch: Launch
+    arguments: dict[str, Any]
+    representative: bool = False
+    tensor_core: bool = True
+    exponentials: float | None = None  # at most this many per element
+    divisible: tuple[str, ...] = ("D", "stride_x", "stride_y", "stride_out")  # by 16, as the usual D is
+
+
+def cases() -> Iterator[Case]:
+    """All cases, in the order of the table that is printed."""
+    for architecture in _ARCHITECTURES:
+        yield from _lse_cases(architecture)
+        yield from _grad_cases(architecture)
+
+
+def _operand_classes(architecture: Architecture) -> tuple[Operands, ...]:
+    # CDNA 3 has an xf32 instruction that Triton does not emit for float32 operands at "tf32".
+    return ("half", "ieee") if architecture == "gfx942" else ("half", "tf32", "ieee")
+
+
+def _held(operands: Operands, masked: bool) -> Operands:
+    """The operand class that :func:`simtile.kernels.launch.pick` would look up."""
+    return "masked" if masked and operands == "half" else operands
+
+
+def _tile(launch: Launch, operands: Operands, **more: Any) -> dict[str, Any]:
+    """The arguments that all tile kernels share."""
+    return {
+        "x": _ELEMENT[operands],
+        "y": _ELEMENT[operands],
+        "terms": _PLAIN,
+        "M": "i32",
+        "N": "i32",
+        "D": "i32",
+        "stride_x": "i32",
+        "stride_y": "i32",
+        "diagonal": "i32",
+        "BLOCK_M": launch.block_m,
+        "BLOCK_N": launch.block_n,
+        "BLOCK_K": launch.block_k,
+        "GROUP": launch.group,
+        "IDS_MODE": "exclude",
+        "PRECISION": "tf32" if operands == "tf32" else "ieee",
+        **more,
+    }
+
+
+def _case(
+    op: Op, variant: str, kernel: Any, architecture: Architecture, operands: Operands, arguments: Any, **flags: Any
+) -> Case:
+    launch = entry(architecture, op, operands)
+    wanted = {parameter.name for parameter in kernel.params}
+    given = {name: value for name, value in _tile(launch, operands, **arguments).items() if name in wanted}
+    name = " ".join((architecture, op, operands, variant))
+    return Case(name, kernel, architecture, launch, given, tensor_core=operands != "ieee", **flags)
+
+
+def _variants(plain: dict[str, dict[str, Any]], masked: dict[str, Any]) -> Iterator[tuple[str, bool, dict[str, Any]]]:
+    """(name, whether it is masked, arguments) of a kernel: its own variants, and one with each rule in use."""
+    for name, arguments in plain.items():
+        yield name, False, arguments
+    rules = {
+        "ids": {"terms": _IDS},
+        "only": {"terms": _IDS, "IDS_MODE": "only"},
+        "lists": {"terms": _LISTS},
+        "threshold": {"terms": _THRESHOLD},
+    }
+    for name, arguments in rules.items():
+        yield name, True, {**masked, **arguments}
+
+
+def _lse_cases(architecture: Architecture) -> Iterator[Case]:
+    sums: dict[str, Any] = {"row_sum": "*fp32", "column_sum": "*fp32", "tile_max": "*fp32"}
+    both = {**sums, "stash": None, "stride_stash": "i32", "own": None}
+    row = {**both, "column_sum": None, "own": "*fp32", "terms": _SKIP}
+    plain = {"both": {**both, "own": "*fp32", "terms": _SKIP}, "row": row, "column": {**both, "row_sum": None}}
+    plain["row, stash"] = {**row, "stash": "*fp32"}
+    for operands in _operand_classes(architecture):
+        for variant, masked, arguments in _variants(plain, both):
+            yield _case(
+                "pair_lse_fwd", variant, _pair_lse_fwd_kernel, architecture, _held(operands, masked), arguments,
+                representative=operands == "half" and variant in {"both", "ids"},
+                exponentials=1.0,
+            )  # fmt: skip
+        fix = {**sums, "terms": _IDS}
+        yield _case("pair_lse_fwd", "fix", _pair_lse_fix_kernel, architecture, _held(operands, True), fix)
+    guided = {**both, "terms": _GUIDED}
+    yield _case("pair_lse_fwd", "guide", _pair_lse_fwd_kernel, architecture, "guided", guided)
+    launch = Launch(1, entry(architecture, "pair_lse_fwd", "half").block_n, 1, 4, 3)
+    arguments = {
+        "partials": "*fp32", "tile_max": "*fp32", "lse": "*fp32", "count": "i32", "length": "i32",
+        "max_stride_partial": "i32", "max_stride_block": "i32", "TILE": launch.block_n, "BLOCK_R": 16,
+    }  # fmt: skip
+    yield Case(
+        f"{architecture} pair_lse_fwd reduce", _lse_reduce_kernel, architecture, launch, arguments, tensor_core=False
+    )
+
+
+def _grad_cases(architecture: Architecture) -> Iterator[Case]:
+    for operands in _operand_classes(architecture):
+        row = {"row_lse": "*fp32", "row_coef": "*fp32", "column_lse": None, "column_coef": None, "diagonal_coef": None}
+        row |= {"stash": None, "stride_stash": "i32", "stride_out": "i32", "out": _ELEMENT[operands]}
+        both = {**row, "column_lse": "*fp32", "column_coef": "*fp32"}
+        plain: dict[str, dict[str, Any]] = {
+            "both": both,
+            "row": row,
+            "column": {**both, "row_lse": None, "row_coef": None},
+            "both, diagonal": {**both, "terms": _SKIP, "diagonal_coef": "*fp32"},
+        }
+        for variant, masked, arguments in _variants(plain, both):
+            yield _case(
+                "pair_lse_bwd", variant, _pair_grad_kernel, architecture, _held(operands, masked), arguments,
+                representative=operands == "half" and variant in {"both, diagonal", "ids"},
+            )  # fmt: skip
+        stashed = _case(
+            "pair_lse_bwd", "row, stash", _pair_grad_kernel, architecture, operands, {**row, "stash": "*fp32"}
+        )
+        yield Case(**{**stashed.__dict__, "tensor_core": False})
+    guided = {**both, "terms": _GUIDED, "out": "*bf16"}
+    yield _case("pair_lse_bwd", "guide", _pair_grad_kernel, architecture, "guided", guided)

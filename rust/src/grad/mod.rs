@@ -54,7 +54,7 @@ pub enum Loss<'a> {
         /// Scores kept by `pair_lse`, (M, N) float16, or empty.
         stash: &'a [u16],
     },
-    /// loss_i = link(lse_i - target_i), P_ij = weight_i link'(·) e^(s - lse_i).
+    /// Rows of zero weight are left out: loss 0, lse −∞. loss_i = link(lse_i - target_i), P_ij = weight_i link'(·) e^(s - lse_i).
     Nll {
         /// (M,).
         weight: &'a [f32],
@@ -67,7 +67,7 @@ pub enum Loss<'a> {
         /// Out: (M,) each.
         out: NllOut<'a>,
     },
-    /// rows_i = Σ_j softplus(z s), P_ij = weight_i z sigmoid(z s), with z = -1 for flipped pairs.
+    /// Rows of zero weight are left at zero. rows_i = Σ_j softplus(z s), P_ij = weight_i z sigmoid(z s), with z = -1 for flipped pairs.
     Softplus {
         /// (M,).
         weight: &'a [f32],
@@ -428,7 +428,7 @@ fn walk<E: Elem>(
                     unsafe {
                         let sum =
                             |parts: Shared<f64>| (0..blocks).map(|b| *parts.at(b * job.chunk + i - i0)).sum::<f64>();
-                        if let SharedLoss::Softplus { rows } = &results.loss {
+                        if let (SharedLoss::Softplus { rows }, true) = (&results.loss, *job.row_grad.at(i) != 0.0) {
                             *rows.at(i) = (f64::from(*rows.at(i)) + sum(job.row_parts)) as f32;
                         }
                         if !job.bias_parts.is_null() {
@@ -490,7 +490,6 @@ unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, i: usize, row: 
         }
         let weight = f64::from(*job.row_grad.at(i));
         let row_lse = sum.ln();
-        *lse.at(i) = row_lse as f32;
         if row_lse == f64::NEG_INFINITY || weight == 0.0 {
             (*job.row_lse.at(i), *job.row_grad.at(i)) = (-LEFT_OUT, 0.0);
             return;
@@ -502,6 +501,7 @@ unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, i: usize, row: 
         } else {
             (z, 1.0)
         };
+        *lse.at(i) = row_lse as f32;
         *loss.at(i) = value as f32;
         *coefficient.at(i) = (weight * slope) as f32;
         *job.row_grad.at(i) = (weight * slope) as f32;

@@ -154,7 +154,7 @@ def pair_rank(
     x: _Matrix,
     y: _Matrix,
     scale: float,
-    target: _F32 | None,
+    target: _F32 | None = None,
     *,
     x_bias: _F32 | None = None,
     y_bias: _F32 | None = None,

@@ -18,10 +18,14 @@ import numpy as np
 
 import simtile
 from simtile import _selftest
+from simtile._extras import missing_extra
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import ModuleType
+
+SHAPE = (8192, 8192, 384)
+"""A large batch of sentence embeddings: the job whose engines the report names."""
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,26 @@ def gpu(torch: Package) -> str:
 
 
 def engines(isa: str, torch: Package) -> list[tuple[str, str, str]]:
-    """(what, engine, why) for every kind of work simtile does here."""
-    rust = f"Rust, {isa}"
-    rows = [("search, numpy or torch", rust, "the best instruction set this processor has")]
+    """(operations, engine and plan, why) for all that simtile does here with ``SHAPE``.
+
+    The losses ask :func:`simtile.explain`, hence the code that makes the choice when they run.
+    """
+    rows = [("search", f"Rust {isa}", "NumPy arrays and torch tensors")]
     if torch.module is None:
-        return [*rows, ("functional, losses", "none", 'needs torch: pip install "simtile[torch]"')]
-    return [
-        *rows,
-        (
-            "losses on CPU, float32, bfloat16",
-            rust,
-            "small problems are stored and given to torch: simtile.explain(...)",
-        ),
-        ("losses on CPU, other dtypes", "torch, dense", "the Rust engine computes in float32 and bfloat16"),
-        ("losses on GPU", "torch, dense", "no GPU kernel is connected in this version"),
-    ]
+        return [*rows, ("losses", "none", str(missing_extra(ModuleNotFoundError(name="torch"))))]
+    from simtile._plan import OPS, explain, has_tiles
+
+    for device in ["cpu", "cuda"] if torch.module.cuda.is_available() else ["cpu"]:
+        for name in ("float32", "bfloat16", "float64"):
+            dtype = getattr(torch.module, name)
+            tiles = has_tiles(dtype, torch.module.device(device))
+            operations: dict[tuple[str, str], list[str]] = {}
+            for op in OPS:
+                plan = explain(op, *SHAPE, dtype=dtype, device=device)  # type: ignore[arg-type]  # op is one of its OPS
+                why = plan.reason if tiles else f"no tile engine for {name} on {device}; {plan.reason}"
+                operations.setdefault((f"{plan.engine}, {plan.name}", why), []).append(op)
+            rows += [(f"{name} {device}: {', '.join(ops)}", *choice) for choice, ops in operations.items()]
+    return rows
 
 
 def main(argv: Sequence[str]) -> int:
@@ -89,9 +98,9 @@ def main(argv: Sequence[str]) -> int:
     print(f"torch        {torch}{f', {torch.module.get_num_threads()} threads' if torch.module else ''}")
     print(f"triton       {triton}")
     print(f"GPU          {gpu(torch)}")
-    print("\nWhich engine does what")
-    for row in engines(isas[0], torch):
-        print("  {:33s}{:20s}{}".format(*row))
+    print("\nWhich engine does what, and why, for {:,} x {:,} pairs of {} coordinates".format(*SHAPE))
+    for operations, engine, why in engines(isas[0], torch):
+        print(f"  {operations}\n    {engine:23s}{why}")
     return self_test(isas)
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from simtile import _core, _selftest
+import simtile
+from simtile import _core, _selftest, doctor
 from simtile.__main__ import main
 
 
@@ -38,6 +40,19 @@ def test_the_doctor_passes_this_engine(capsys: pytest.CaptureFixture[str]) -> No
     for isa in _core.isas():
         assert f"  {isa:13s}ok" in report
     assert "FAILED" not in report
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_doctor_names_the_engine_and_plan_that_explain_gives(
+    dtype: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["doctor"])
+    report = capsys.readouterr().out.splitlines()
+    for op in ("pair_lse", "info_nce", "sigmoid_loss"):
+        plan = simtile.explain(op, *doctor.SHAPE, dtype=getattr(torch, dtype), device="cpu")
+        (at,) = (i for i, line in enumerate(report) if line.startswith(f"  {dtype} cpu: ") and op in line)
+        assert report[at + 1].startswith(f"    {plan.engine}, {plan.name} ")
+        assert report[at + 1].endswith(plan.reason)
 
 
 def test_the_doctor_works_without_torch() -> None:

@@ -34,11 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.add_parser(name, help=line, add_help=False)
     chosen, arguments = parser.parse_known_args(argv)
     try:
-        module = importlib.import_module(_COMMANDS[chosen.command][0])
+        return int(importlib.import_module(_COMMANDS[chosen.command][0]).main(arguments) or 0)
     except ModuleNotFoundError as error:
-        print(f"simtile {chosen.command}: {missing_extra(error)}", file=sys.stderr)
+        advice = missing_extra(error)
+        if advice is error:
+            raise
+        print(f"simtile {chosen.command}: {advice}", file=sys.stderr)
         return 2
-    return int(module.main(arguments) or 0)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from simtile.kernels.launch import Architecture, Launch, Op, Operands, entry
+from simtile.kernels.nested_grad import _nested_grad_kernel, _suffix_sum_kernel
+from simtile.kernels.nested_lse import _nested_lse_fix_kernel, _nested_lse_fwd_kernel
 from simtile.kernels.pair_grad import _pair_grad_kernel
 from simtile.kernels.pair_lse import _lse_reduce_kernel, _pair_lse_fix_kernel, _pair_lse_fwd_kernel
+from simtile.kernels.pair_rank import _pair_rank_kernel
+from simtile.kernels.pair_softplus import _pair_softplus_kernel
+from simtile.kernels.pair_stats import _pair_stats_kernel
+from simtile.kernels.pair_topk import GROUPED, _group_max_kernel, _rescore_kernel
 from simtile.kernels.tile import Terms
 
 # Pointers by operand class. float16 compiles as bfloat16 does, but for the name of the instruction.
-_ELEMENT: dict[Operands, str] = {"half": "*bf16", "masked": "*bf16", "tf32": "*fp32", "ieee": "*fp32", "guided": "*bf16"}
+_ELEMENT: dict[Operands, str] = {
+    "half": "*bf16",
+    "masked": "*bf16",
+    "tf32": "*fp32",
+    "ieee": "*fp32",
+    "guided": "*bf16",
+}
 _PLAIN = Terms(scale="*fp32")
 _IDS = _PLAIN._replace(x_bias="*fp32", y_bias="*fp32", x_ids="*i64", y_ids="*i64")
 _LISTS = _PLAIN._replace(skip="i32", list_ptr="*i32", list_row="*i32", list_col="*i32")
@@ -42,6 +54,10 @@ def cases() -> Iterator[Case]:
     for architecture in _ARCHITECTURES:
         yield from _lse_cases(architecture)
         yield from _grad_cases(architecture)
+        yield from _softplus_cases(architecture)
+        yield from _nested_cases(architecture)
+        yield from _topk_cases(architecture)
+        yield from _count_cases(architecture)
 
 
 def _operand_classes(architecture: Architecture) -> tuple[Operands, ...]:
@@ -82,7 +98,7 @@ def _case(
     launch = entry(architecture, op, operands)
     wanted = {parameter.name for parameter in kernel.params}
     given = {name: value for name, value in _tile(launch, operands, **arguments).items() if name in wanted}
-    name = " ".join((architecture, op, operands, variant))
+    name = " ".join((architecture, op, operands, variant)).rstrip()
     return Case(name, kernel, architecture, launch, given, tensor_core=operands != "ieee", **flags)
 
 
@@ -149,3 +165,69 @@ def _grad_cases(architecture: Architecture) -> Iterator[Case]:
         yield Case(**{**stashed.__dict__, "tensor_core": False})
     guided = {**both, "terms": _GUIDED, "out": "*bf16"}
     yield _case("pair_lse_bwd", "guide", _pair_grad_kernel, architecture, "guided", guided)
+
+
+def _softplus_cases(architecture: Architecture) -> Iterator[Case]:
+    flip = {"terms": _PLAIN._replace(x_bias="*fp32", flip="i32")}
+    for operands in _operand_classes(architecture):
+        forward = {"row_sum": "*fp32", "row_coef": None, "out": None, "stride_out": "i32", "terms": _PLAIN}
+        gradient = {**forward, "row_coef": "*fp32", "out": _ELEMENT[operands]}
+        plain = {"forward": forward, "gradient": gradient}
+        masked = {"flip": {**gradient, **flip}, "flip ids": {**gradient, "terms": _IDS, "IDS_MODE": "flip"}}
+        for variant, arguments in (plain | masked).items():
+            yield _case(
+                "pair_softplus", variant, _pair_softplus_kernel, architecture, _held(operands, variant in masked),
+                arguments, representative=operands == "half" and variant in {"gradient", "flip"},
+                exponentials=1.0,
+            )  # fmt: skip
+
+
+def _nested_cases(architecture: Architecture) -> Iterator[Case]:
+    shared: dict[str, Any] = {"bounds": "*i32", "inv_x": "*fp32", "inv_y": "*fp32", "prefixes": "i32", "ALIGNED": 16}
+    sums = {**shared, "row_sum": "*fp32", "column_sum": "*fp32", "tile_max": "*fp32", "terms": _SKIP}
+    for operands in _operand_classes(architecture):
+        coefficients = {**shared, "terms": _SKIP, "row_lse": "*fp32", "row_coef": "*fp32", "column_lse": "*fp32"}
+        coefficients |= {"column_coef": "*fp32", "row_dot": "*fp32", "column_dot": "*fp32", "out": _ELEMENT[operands]}
+        half = operands == "half"
+        for variant, kernel, arguments in (
+            ("both", _nested_lse_fwd_kernel, sums),
+            ("fix", _nested_lse_fix_kernel, sums),
+            ("gradient", _nested_grad_kernel, coefficients),
+        ):
+            representative = half and variant != "fix"
+            yield _case("nested_lse", variant, kernel, architecture, operands, arguments, representative=representative)
+    arguments = {"values": "*bf16", "size": "i32", "prefixes": "i32", "BLOCK": 1024}
+    name = f"{architecture} nested_lse suffix sum"
+    yield Case(name, _suffix_sum_kernel, architecture, Launch(1, 1024, 1, 4, 2), arguments, tensor_core=False)
+
+
+def _topk_cases(architecture: Architecture) -> Iterator[Case]:
+    for op in ("pair_topk", "pair_topk_few"):
+        for operands in _operand_classes(architecture):
+            plain = {"y_scale": None, "y_bias": None, "maxima": "*fp32", "groups": "i32", "GROUPED": GROUPED}
+            plain |= {"chosen": "*i64", "out": "*fp32", "chosen_count": "i32"}
+            scaled = {**plain, "y_scale": "*fp32", "y_bias": "*fp32", "terms": _LISTS._replace(skip=None)}
+            variants: dict[str, dict[str, Any]] = {"": plain, "scaled, lists": scaled}
+            if operands == "half":
+                variants["int8"] = {**plain, "y": "*i8", "y_scale": "*fp32"}
+            for variant, arguments in variants.items():
+                held = _held(operands, "lists" in variant)
+                yield _case(
+                    op, f"group maxima {variant}".rstrip(), _group_max_kernel, architecture, held, arguments,
+                    representative=operands == "half",
+                )  # fmt: skip
+                if op == "pair_topk_few":
+                    yield _case(op, f"rescore {variant}".rstrip(), _rescore_kernel, architecture, held, arguments)
+
+
+def _count_cases(architecture: Architecture) -> Iterator[Case]:
+    for operands in _operand_classes(architecture):
+        counts: dict[str, Any] = {"target": "*fp32", "above": "*i32", "equal": "*i32", "OWN": False, "terms": _SKIP}
+        yield _case("pair_rank", "count", _pair_rank_kernel, architecture, operands, counts)
+        own = {**counts, "above": None, "equal": None, "OWN": True}
+        yield _case("pair_rank", "own", _pair_rank_kernel, architecture, operands, own)
+        stats = {"betas": "*fp32", "mean": "*fp32", "column_max": "*fp32", "column_sum": "*fp32", "square": "*fp32"}
+        stats |= {"count": "i32"}
+        yield _case(
+            "pair_stats", "", _pair_stats_kernel, architecture, operands, stats, representative=operands == "half"
+        )

@@ -1,12 +1,12 @@
 """Which tile each kernel runs with: one table, keyed by architecture, operation and operand class.
 
-The operand class says what a thread holds: "half" (bfloat16, float16) and "masked", the same with biases, ids, limits or
-lists beside the scores; "guided", with a second tile of frozen scores; "tf32"; "ieee", float32 products on the ordinary
-units. The width D is no key of the tile kernels: they walk along D, and no accumulator grows with it.
+The operand class says what a thread holds: "half" (bfloat16, float16) and "masked", the same with biases, ids, limits
+or lists beside the scores; "guided", with a second tile of frozen scores; "tf32"; "ieee", float32 products on the
+ordinary units. The width D is no key of the tile kernels: they walk along D, and no accumulator grows with it.
 
 How the entries were chosen: ahead-of-time compilation (``python -m simtile.kernels.aot``), the largest tile without
-register spills whose shared memory the target grants, because the bytes loaded per pair fall with 1/BLOCK_M + 1/BLOCK_N.
-No entry has been raced on a card; a file of tuned entries (:func:`load_tuned`) takes precedence.
+register spills whose shared memory the target grants, because the bytes loaded per pair fall with 1/BLOCK_M +
+1/BLOCK_N. No entry has been raced on a card; a file of tuned entries (:func:`load_tuned`) takes precedence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
 Precision = Literal["ieee", "tf32"]
 Architecture = Literal["sm_80", "sm_90", "sm_100", "gfx942"]
-Op = Literal["pair_lse_fwd", "pair_lse_bwd", "pair_softplus", "pair_topk", "pair_stats", "nested_lse"]
+Op = Literal[
+    "pair_lse_fwd",
+    "pair_lse_bwd",
+    "pair_softplus",
+    "pair_rank",
+    "pair_topk",
+    "pair_topk_few",
+    "pair_stats",
+    "nested_lse",
+]
 Operands = Literal["half", "masked", "guided", "tf32", "ieee"]
 
 
@@ -50,11 +59,16 @@ INTERPRETER = Launch(32, 32, 32, 4, 1)
 
 TABLE: dict[tuple[Architecture, Op, Operands], Launch] = {
     # 64 KB of float32 accumulators in 8 warps are half of all registers: the largest tile that leaves room for scores.
-    # 256 x 128, not 128 x 256: a thread of a wgmma tile holds values of its columns, and two vectors of them, per pair of
-    # columns but only of two rows: 230 registers against 255, and no spill with a column's log-sum-exp and coefficient.
+    # 256 x 128, not 128 x 256: a thread of a wgmma tile holds values of its columns, and two vectors of them, per pair
+    # of columns but only of two rows: 230 registers against 255, and no spill with a column's log-sum-exp and
+    # coefficient.
     ("sm_90", "pair_lse_fwd", "half"): Launch(256, 128, 64, 8, 4),
     ("sm_90", "pair_lse_bwd", "half"): Launch(256, 128, 64, 8, 4),
     ("sm_90", "pair_softplus", "half"): Launch(256, 128, 64, 8, 4),
+    # Ids of rows and columns, two log-sum-exps and two coefficients: 6 spills in 8 warps, 115 registers in 16.
+    ("sm_90", "pair_lse_bwd", "masked"): Launch(128, 128, 64, 16, 3),
+    # 128 x 128 spills 16 registers in 8 warps; in 16 warps Triton falls back from tcgen05 to mma.sync.
+    ("sm_100", "pair_lse_fwd", "half"): Launch(256, 64, 64, 8, 3),
 }
 """Entries that differ from :data:`DEFAULTS`."""
 
@@ -79,6 +93,12 @@ DEFAULTS: dict[tuple[Architecture, Operands], Launch] = {
     ("gfx942", "guided"): Launch(64, 64, 64, 4, 2),
     ("gfx942", "ieee"): Launch(64, 64, 16, 4, 2),
     ("gfx942", "tf32"): Launch(64, 64, 16, 4, 2),
+}
+
+# pair_topk_few is for at most 16 rows, one matrix instruction high: reading y is all the work.
+TABLE |= {
+    (architecture, "pair_topk_few", operands): Launch(16, 128, 64 if operands in {"half", "masked"} else 32, 4, 3)
+    for architecture, operands in DEFAULTS
 }
 
 _tuned: dict[tuple[Architecture, Op, Operands], Launch] = {}

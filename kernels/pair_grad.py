@@ -1,6 +1,6 @@
 """Gradient of row and column log-sum-exp: tiles of coefficients into a workspace, then plain GEMMs.
 
-    P[i, j] = g[i] * exp(s[i, j] - row[i]) + h[j] * exp(s[i, j] - column[j])      g = d loss / d row, h = d loss / d column
+    P[i, j] = g[i] * exp(s[i, j] - row[i]) + h[j] * exp(s[i, j] - column[j])      g = dloss/drow, h = dloss/dcolumn
     dX = scale * P Y      dY = scale * Pᵀ X      dscale = <X, P Y>
 
 The tile kernel recomputes s (or reads it from a stash), so two-sided losses cost 4 GEMMs in all: one forward, three
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 @triton.jit
-def _probabilities(t, lse, coefficient, index, length, AXIS: tl.constexpr):
+def probabilities(t, lse, coefficient, index, length, AXIS: tl.constexpr):
     """coefficient * 2**(t - lse) along one axis of a tile; 0 for an empty row, whose scores are all -inf."""
     log2_sum = tl.load(lse + index, mask=index < length, other=float("inf")) * LOG2E
     log2_sum = tl.where(log2_sum == float("-inf"), 0.0, log2_sum)
@@ -87,11 +87,11 @@ def _pair_grad_kernel(
         t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
     t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
     if row_lse is not None:
-        p = _probabilities(t, row_lse, row_coef, rm, M, 1)
+        p = probabilities(t, row_lse, row_coef, rm, M, 1)
         if column_lse is not None:
-            p += _probabilities(t, column_lse, column_coef, rn, N, 0)
+            p += probabilities(t, column_lse, column_coef, rn, N, 0)
     else:
-        p = _probabilities(t, column_lse, column_coef, rn, N, 0)
+        p = probabilities(t, column_lse, column_coef, rn, N, 0)
     if diagonal_coef is not None:
         if meets_diagonal(tile_m * BLOCK_M, tile_n * BLOCK_N, diagonal, BLOCK_M, BLOCK_N):
             own = tl.load(diagonal_coef + rm, mask=rm < M, other=0.0)
@@ -116,8 +116,8 @@ def pair_lse_bwd(
 ) -> PairGrads:
     """Gradients of Σ grad_row * row + Σ grad_column * column, from the results of :func:`pair_lse_fwd`.
 
-    ``diagonal`` (M,) is d loss / d s_ii by way of the own scores, the forward pass's ``own``. ``stash`` (M, N) are the forward
-    pass's dot products. ``grad_row`` and ``grad_column`` are float32; a direction without gradient is None.
+    ``diagonal`` (M,) is d loss / d s_ii by way of the own scores, the forward pass's ``own``. ``stash`` (M, N) are the
+    forward pass's dot products. A direction without gradient is None.
     """
     pairs = Pairs.of(x, y, **options)
     wanted = wanted or Wanted()

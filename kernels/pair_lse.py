@@ -40,6 +40,28 @@ FLAGGED = tl.constexpr(float("inf"))
 PARTIALS_BYTES = 64 << 20
 
 
+@triton.jit
+def store_sums(t, row_sum, column_sum, tile_max, tile_m, tile_n, rm, rn, M, N):
+    """Leaves a tile's raw row and column sums, shifted by its maximum, and the maximum or FLAGGED."""
+    row_max = tl.max(t, 1)
+    top = tl.max(row_max, 0)
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    lowest = 1.0
+    if column_sum is not None:
+        # Before t is overwritten: a column without any kept pair has a sum of 0 that must not raise the flag.
+        column_max = tl.max(t, 0)
+    e = tl.exp2(t - shift)
+    if row_sum is not None:
+        sums = tl.sum(e, 1)
+        tl.store(row_sum + tile_n.to(tl.int64) * M + rm, sums, mask=rm < M)
+        lowest = tl.min(tl.where(row_max > float("-inf"), sums, 1.0), 0)
+    if column_sum is not None:
+        sums_n = tl.sum(e, 0)
+        tl.store(column_sum + tile_m.to(tl.int64) * N + rn, sums_n, mask=rn < N)
+        lowest = tl.minimum(lowest, tl.min(tl.where(column_max > float("-inf"), sums_n, 1.0), 0))
+    tl.store(tile_max, tl.where(lowest < SUM_FLOOR, FLAGGED, top))
+
+
 @triton.jit(do_not_specialize=["M", "N", "diagonal"])
 def _pair_lse_fwd_kernel(
     x,  # (M, D)
@@ -81,27 +103,11 @@ def _pair_lse_fwd_kernel(
             pair = tl.sum(tl.where(rd[:, None] == rn[None, :], t, 0.0), 1) / LOG2E
             tl.store(own + rm, pair, mask=(rm < M) & (rd >= first_n) & (rd < tl.minimum(first_n + BLOCK_N, N)))
     t = leave_out(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
-    row_max = tl.max(t, 1)
-    top = tl.max(row_max, 0)
-    shift = tl.where(top == float("-inf"), 0.0, top)
-    lowest = 1.0
-    if column_sum is not None:
-        # Before t is overwritten: a column without any kept pair has a sum of 0 that must not raise the flag.
-        column_max = tl.max(t, 0)
-    e = tl.exp2(t - shift)
-    if row_sum is not None:
-        sums = tl.sum(e, 1)
-        tl.store(row_sum + tile_n.to(tl.int64) * M + rm, sums, mask=rm < M)
-        lowest = tl.min(tl.where(row_max > float("-inf"), sums, 1.0), 0)
-    if column_sum is not None:
-        sums_n = tl.sum(e, 0)
-        tl.store(column_sum + tile_m.to(tl.int64) * N + rn, sums_n, mask=rn < N)
-        lowest = tl.minimum(lowest, tl.min(tl.where(column_max > float("-inf"), sums_n, 1.0), 0))
-    tl.store(tile_max + tile, tl.where(lowest < SUM_FLOOR, FLAGGED, top))
+    store_sums(t, row_sum, column_sum, tile_max + tile, tile_m, tile_n, rm, rn, M, N)
 
 
 @triton.jit
-def _log2_sum(t, AXIS: tl.constexpr):
+def log2_sum(t, AXIS: tl.constexpr):
     """log2(sum(2**t)) along an axis, exactly shifted; -inf where everything is left out."""
     top = tl.max(t, AXIS)
     top = tl.where(top == float("-inf"), 0.0, top)
@@ -137,10 +143,10 @@ def _pair_lse_fix_kernel(
             t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
             if row_sum is not None:
                 partial = row_sum + (tile % columns + tl.zeros((1,), tl.int64)) * M
-                tl.store(partial + rm, _log2_sum(t, 1), mask=rm < M)
+                tl.store(partial + rm, log2_sum(t, 1), mask=rm < M)
             if column_sum is not None:
                 partial = column_sum + (tile // columns + tl.zeros((1,), tl.int64)) * N
-                tl.store(partial + rn, _log2_sum(t, 0), mask=rn < N)
+                tl.store(partial + rn, log2_sum(t, 0), mask=rn < N)
 
 
 @triton.jit(do_not_specialize=["count", "length", "max_stride_partial", "max_stride_block"])
@@ -189,8 +195,8 @@ def pair_lse_fwd(
     """Row (M,) and column (N,) float32 log-sum-exp over the kept pairs; None for a direction not asked for.
 
     x (M, D) and y (N, D) are float32, bfloat16 or float16. ``stash`` (M, N), of any float type, receives the dot
-    products, so that a backward pass need not recompute them; ``own`` (M,) float32 receives the scores s_ii, whether left
-    out or not (rows from N on are not written). Extra memory: O(M + N) floats and ``partials_bytes``.
+    products, so that a backward pass need not recompute them; ``own`` (M,) float32 receives the scores s_ii, left out
+    or not (rows from N on are not written). Extra memory: O(M + N) floats and ``partials_bytes``.
     """
     pairs = Pairs.of(x, y, **options)
     return lse_of(pairs, direction=direction, stash=stash, own=own, launch=launch, budget=partials_bytes)
@@ -261,11 +267,24 @@ def _accumulate(
         _pair_lse_fix_kernel[(min(tiles_m * tiles_n, 1024),)](
             x, y, terms, row_sum, column_sum, tile_max, *shape, **tile, **mode, **launch.options
         )
-        if row is not None:
-            _lse_reduce_kernel[(tiles_m,)](
-                row_sum, tile_max, row, tiles_n, M, 1, tiles_n, TILE=launch.block_m, BLOCK_R=16, num_warps=4
-            )
-        if column is not None:
-            _lse_reduce_kernel[(tiles_n,)](
-                column_sum, tile_max, column, tiles_m, N, tiles_n, 1, TILE=launch.block_n, BLOCK_R=16, num_warps=4
-            )
+        reduce_sums(row, column, row_sum, column_sum, tile_max, launch)
+
+
+def reduce_sums(
+    row: Tensor | None,
+    column: Tensor | None,
+    row_sum: Tensor | None,
+    column_sum: Tensor | None,
+    tile_max: Tensor,
+    launch: Launch,
+) -> None:
+    """Merges the tiles' sums into base-2 ``row`` (M,) and ``column`` (N,)."""
+    tiles_m, tiles_n = tile_max.shape
+    if row is not None:
+        _lse_reduce_kernel[(tiles_m,)](
+            row_sum, tile_max, row, tiles_n, row.shape[0], 1, tiles_n, TILE=launch.block_m, BLOCK_R=16
+        )
+    if column is not None:
+        _lse_reduce_kernel[(tiles_n,)](
+            column_sum, tile_max, column, tiles_m, column.shape[0], tiles_n, 1, TILE=launch.block_n, BLOCK_R=16
+        )

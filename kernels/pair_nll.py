@@ -3,10 +3,10 @@
     loss[i] = link(L[i] - target[i]),  L[i] = log(sum_j exp(s[i, j])),  link(z) = z or softplus(z) = log(1 + e^z)
     P[i, j] = weight[i] * link'(L[i] - target[i]) * exp(s[i, j] - L[i])
 
-A row's coefficient is known as soon as its own scores have been seen. So one block of rows at a time, the tile kernel of
-:mod:`simtile.kernels.pair_lse` leaves the dot products in a workspace, its log-sum-exp gives the coefficients, and the
-workspace turns into P without a second S: chunked as in Liger-Kernel, arXiv:2410.10989, with the rows' statistics taken
-in the GEMM's epilogue. Link "softplus" is for a target that was left out of L and keeps relative accuracy near
+A row's coefficient is known as soon as its own scores have been seen. So one block of rows at a time, the tile kernel
+of :mod:`simtile.kernels.pair_lse` leaves the dot products in a workspace, its log-sum-exp gives the coefficients, and
+the workspace turns into P without a second S: chunked as in Liger-Kernel, arXiv:2410.10989, with the rows' statistics
+taken in the GEMM's epilogue. Link "softplus" is for a target that was left out of L and keeps relative accuracy near
 saturation; a row without any kept pair has loss 0 and no gradient.
 
 Memory: ``workspace_bytes`` and float32 sums of the gradients' sizes. Where the workspace holds less than FEWEST_ROWS

@@ -1,12 +1,13 @@
 """Sum of softplus over each row's pairs (SigLIP), with its gradient made in the forward pass: three GEMMs in all.
 
-    rows[i] = sum_j softplus(s[i, j]) = sum_j log(1 + exp(s[i, j]))                   (M,)
-    P[i, j] = weight[i] * sigmoid(s[i, j])                                            (M, N), lives in a bounded workspace
+    rows[i] = sum_j softplus(s[i, j]) = sum_j log(1 + exp(s[i, j]))       (M,)
+    P[i, j] = weight[i] * sigmoid(s[i, j])                                (M, N), lives in a bounded workspace
 
 The coefficient of a pair needs no other pair, so one kernel leaves the row sums and, where gradients are wanted, P; two
 plain GEMMs follow [1]. Positives are pairs whose sign flips: softplus(-s) and -sigmoid(-s), on the diagonal or between
-equal ids (several positives). softplus(s) = max(s, 0) + log1p(2**-|t|) for t = s * log2(e): log1p of a value in (0, 1] is
-a polynomial, since ``log`` of 1 + u loses the digits of a small u, and those are nearly all pairs under SigLIP's bias.
+equal ids (several positives). softplus(s) = max(s, 0) + log1p(2**-|t|) for t = s * log2(e): log1p of a value in (0, 1]
+is a polynomial, since ``log`` of 1 + u loses the digits of a small u, and those are nearly all pairs under SigLIP's
+bias.
 
 [1] Zhai et al., Sigmoid loss for language image pre-training, arXiv:2303.15343.
 """

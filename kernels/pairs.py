@@ -181,7 +181,7 @@ def device_scalar(value: float | Tensor, device: torch.device) -> Tensor:
 def _rows(x: Tensor) -> Tensor:
     """Rows whose coordinates are contiguous; a view with any row stride stays a view."""
     x = x.detach()
-    return x if x.stride(1) == 1 or x.shape[1] == 1 and x.stride(0) > 0 else x.contiguous()
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _flat(values: Tensor | None) -> Tensor | None:

@@ -2,9 +2,9 @@
 
     t[i, j] = log2(e) * (scale * <x[i], y[j]> + x_bias[i] + y_bias[j]),   -inf where pair (i, j) is left out
 
-Scores are kept in base 2, since the hardware exponential is ``ex2`` and ``exp`` would be ``ex2`` after one more multiply.
-Everything optional is a field of :class:`Terms`; an absent field is None, which Triton knows at compile time, so a kernel
-is specialised to the rules in use and pays for no others. Its host side is :mod:`simtile.kernels.pairs`.
+Scores are kept in base 2, since the hardware exponential is ``ex2`` and ``exp`` would be ``ex2`` after one more
+multiply. Everything optional is a field of :class:`Terms`; an absent field is None, which Triton knows at compile time,
+so a kernel is specialised to the rules in use and pays for no others. Its host side is :mod:`simtile.kernels.pairs`.
 """
 
 from __future__ import annotations

@@ -110,8 +110,11 @@ def entry(architecture: Architecture, op: Op, operands: Operands) -> Launch:
     return _tuned.get(key) or TABLE.get(key) or DEFAULTS[architecture, operands]
 
 
-def pick(op: Op, pairs: Pairs) -> Launch:
-    """The launch for a job on its device; tensors of the CPU run in Triton's interpreter."""
+def pick(op: Op, pairs: Pairs, *, crowded: bool = False) -> Launch:
+    """The launch for a job on its device; ``crowded`` where a tile holds more than the job itself asks for.
+
+    Tensors of the CPU run in Triton's interpreter.
+    """
     x = pairs.x
     if not x.is_cuda:
         return INTERPRETER
@@ -119,7 +122,7 @@ def pick(op: Op, pairs: Pairs) -> Launch:
     if pairs.guide is not None:
         operands = "guided"
     elif x.element_size() < 4:
-        operands = "masked" if pairs.masked else "half"
+        operands = "masked" if crowded or pairs.masked else "half"
     return entry(architecture_of(x.device), op, operands)
 
 

@@ -75,14 +75,14 @@ def _nested_grad_kernel(
         begin = tl.multiple_of(tl.load(bounds + k), ALIGNED)
         end = tl.multiple_of(tl.load(bounds + k + 1), ALIGNED)
         dot = dot_range(dot, x, y, rm, rn, M, N, begin, end, stride_x, stride_y, BLOCK_K, PRECISION)
-        t = cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
-        t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+        s = cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
+        s = scores(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
         if row_lse is not None:
-            p = probabilities(t, row_lse + k * M, row_coef + k * M, rm, M, 1)
+            p = probabilities(s, row_lse + k * M, row_coef + k * M, rm, M, 1)
             if column_lse is not None:
-                p += probabilities(t, column_lse + k * N, column_coef + k * N, rn, N, 0)
+                p += probabilities(s, column_lse + k * N, column_coef + k * N, rn, N, 0)
         else:
-            p = probabilities(t, column_lse + k * N, column_coef + k * N, rn, N, 0)
+            p = probabilities(s, column_lse + k * N, column_coef + k * N, rn, N, 0)
         p_dot = p * cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
         tl.store(row_dot + (k * tiles_n + tile_n) * M + rm, tl.sum(p_dot, 1), mask=rm < M)
         tl.store(column_dot + (k * tiles_m + tile_m) * N + rn, tl.sum(p_dot, 0), mask=rn < N)

@@ -24,9 +24,8 @@ from torch import Tensor
 from simtile.kernels.launch import Launch, pick, precision
 from simtile.kernels.pair_lse import (
     FLAGGED,
-    LN2,
     PARTIALS_BYTES,
-    log2_sum,
+    log_sum,
     partials_block,
     reduce_sums,
     store_sums,
@@ -104,15 +103,15 @@ def _nested_lse_fwd_kernel(
         begin = tl.multiple_of(tl.load(bounds + k), ALIGNED)
         end = tl.multiple_of(tl.load(bounds + k + 1), ALIGNED)
         dot = dot_range(dot, x, y, rm, rn, M, N, begin, end, stride_x, stride_y, BLOCK_K, PRECISION)
-        t = cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
-        t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+        s = cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
+        s = scores(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
         rows = row_sum
         if row_sum is not None:
             rows = row_sum + k * tiles_n * M
         columns = column_sum
         if column_sum is not None:
             columns = column_sum + k * tiles_m * N
-        store_sums(t, rows, columns, tile_max + k * tiles_m * tiles_n + tile, tile_m, tile_n, rm, rn, M, N)
+        store_sums(s, rows, columns, tile_max + k * tiles_m * tiles_n + tile, tile_m, tile_n, rm, rn, M, N)
 
 
 @triton.jit(do_not_specialize=["M", "N", "prefixes"])
@@ -137,7 +136,7 @@ def _nested_lse_fix_kernel(
     IDS_MODE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Replaces the sums of flagged tiles by base-2 logarithms, as in :mod:`simtile.kernels.pair_lse`."""
+    """Replaces the sums of flagged tiles by logarithms, as in :mod:`simtile.kernels.pair_lse`."""
     tiles_m = tl.cdiv(M, BLOCK_M)
     tiles_n = tl.cdiv(N, BLOCK_N)
     for index in tl.range(tl.program_id(0), prefixes * tiles_m * tiles_n, tl.num_programs(0)):
@@ -149,15 +148,15 @@ def _nested_lse_fix_kernel(
             dot = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
             end = tl.load(bounds + k + 1)
             dot = dot_range(dot, x, y, rm, rn, M, N, 0, end, stride_x, stride_y, BLOCK_K, PRECISION)
-            t = cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
-            t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+            s = cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
+            s = scores(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
             zero = tl.zeros((1,), tl.int64)
             if row_sum is not None:
                 at = row_sum + (zero + k * tiles_n + tile % tiles_n) * M + rm
-                tl.store(at, log2_sum(t, 1), mask=rm < M)
+                tl.store(at, log_sum(s, 1), mask=rm < M)
             if column_sum is not None:
                 at = column_sum + (zero + k * tiles_m + tile // tiles_n) * N + rn
-                tl.store(at, log2_sum(t, 0), mask=rn < N)
+                tl.store(at, log_sum(s, 0), mask=rn < N)
 
 
 def nested_lse_fwd(
@@ -203,7 +202,7 @@ def nested_lse_fwd(
                     launch,
                 )
     back = torch.argsort(order)
-    return None if row is None else row[back] * LN2, None if column is None else column[back] * LN2
+    return None if row is None else row[back], None if column is None else column[back]
 
 
 def ascending(pairs: Pairs, dims: Sequence[int], normalize: bool) -> tuple[Prefixes, Tensor]:

@@ -33,19 +33,19 @@ from simtile.kernels.accumulate import (
 )
 from simtile.kernels.launch import Launch, pick, precision
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
-from simtile.kernels.tile import LOG2E, dot_tile, meets_diagonal, scores, tile_position
+from simtile.kernels.tile import dot_tile, meets_diagonal, scores, tile_position
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
 @triton.jit
-def probabilities(t, lse, coefficient, index, length, AXIS: tl.constexpr):
-    """coefficient * 2**(t - lse) along one axis of a tile; 0 for an empty row, whose scores are all -inf."""
-    log2_sum = tl.load(lse + index, mask=index < length, other=float("inf")) * LOG2E
-    log2_sum = tl.where(log2_sum == float("-inf"), 0.0, log2_sum)
+def probabilities(s, lse, coefficient, index, length, AXIS: tl.constexpr):
+    """coefficient * exp(s - lse) along one axis of a tile; 0 for an empty row, whose scores are all -inf."""
+    log_sum = tl.load(lse + index, mask=index < length, other=float("inf"))
+    log_sum = tl.where(log_sum == float("-inf"), 0.0, log_sum)
     weight = tl.load(coefficient + index, mask=index < length, other=0.0)
-    return tl.expand_dims(weight, AXIS) * tl.exp2(t - tl.expand_dims(log2_sum, AXIS))
+    return tl.expand_dims(weight, AXIS) * tl.exp(s - tl.expand_dims(log_sum, AXIS))
 
 
 @triton.jit(do_not_specialize=["M", "N", "diagonal"])
@@ -54,7 +54,7 @@ def _pair_grad_kernel(
     y,  # (N, D)
     terms,
     stash,  # (M, N) dot products from the forward pass; None: recomputed
-    row_lse,  # (M,) float32 natural logarithms, with row_coef; both None for a column loss
+    row_lse,  # (M,) float32, with row_coef; both None for a column loss
     row_coef,
     column_lse,  # (N,), with column_coef; both None for a row loss
     column_coef,
@@ -82,16 +82,16 @@ def _pair_grad_kernel(
     inside = (rm < M)[:, None] & (rn < N)[None, :]
     if stash is not None:
         at = stash + rm.to(tl.int64)[:, None] * stride_stash + rn[None, :]
-        t = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+        s = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     else:
-        t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-    t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+        s = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    s = scores(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
     if row_lse is not None:
-        p = probabilities(t, row_lse, row_coef, rm, M, 1)
+        p = probabilities(s, row_lse, row_coef, rm, M, 1)
         if column_lse is not None:
-            p += probabilities(t, column_lse, column_coef, rn, N, 0)
+            p += probabilities(s, column_lse, column_coef, rn, N, 0)
     else:
-        p = probabilities(t, column_lse, column_coef, rn, N, 0)
+        p = probabilities(s, column_lse, column_coef, rn, N, 0)
     if diagonal_coef is not None:
         if meets_diagonal(tile_m * BLOCK_M, tile_n * BLOCK_N, diagonal, BLOCK_M, BLOCK_N):
             own = tl.load(diagonal_coef + rm, mask=rm < M, other=0.0)

@@ -5,10 +5,11 @@
     column[j] = log(sum_i exp(s[i, j]))                           (N,)
 
 A tile takes one exponential per element, shifted by the tile's own maximum, and leaves raw row and column sums [1]; the
-logarithms are taken once per row by a small reduction kernel (``log2`` in the tile costs some 800 instructions). A row
-that lies so far below its tile's maximum that its sum underflows flags the tile; a second kernel redoes flagged tiles
-with a maximum per row and per column. (An exact branch inside the tile kernel spills hundreds of registers; a constant
-shift by the largest possible score gives -inf at scale 100 [2].) No atomics: the bits depend only on shapes and tiles.
+logarithms are taken once per row by a small reduction kernel (a ``log`` a row and tile costs some 800 instructions). A
+row that lies so far below its tile's maximum that its sum underflows flags the tile; a second kernel redoes flagged
+tiles with a maximum per row and per column. (An exact branch inside the tile kernel spills hundreds of registers; a
+constant shift by the largest possible score gives -inf at scale 100 [2].) No atomics: the bits depend only on shapes
+and tiles.
 
 Memory: the partial sums, bounded by ``partials_bytes`` through blocks of rows and columns that merge in order.
 
@@ -28,12 +29,11 @@ from torch import Tensor
 
 from simtile.kernels.launch import Launch, pick, precision
 from simtile.kernels.pairs import Direction, PairOptions, Pairs, blocks
-from simtile.kernels.tile import LOG2E, all_scores, dot_tile, leave_out, meets_diagonal, scores, tile_position
+from simtile.kernels.tile import all_scores, dot_tile, leave_out, meets_diagonal, scores, tile_position
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-LN2 = 0.6931471805599453
 # Terms under 2**-126 are flushed to zero. A sum of 2**-96 or more lost at most 256 * 2**-30 of itself: float32 noise.
 SUM_FLOOR = tl.constexpr(2.0**-96)
 FLAGGED = tl.constexpr(float("inf"))
@@ -41,16 +41,16 @@ PARTIALS_BYTES = 64 << 20
 
 
 @triton.jit
-def store_sums(t, row_sum, column_sum, tile_max, tile_m, tile_n, rm, rn, M, N):
+def store_sums(s, row_sum, column_sum, tile_max, tile_m, tile_n, rm, rn, M, N):
     """Leaves a tile's raw row and column sums, shifted by its maximum, and the maximum or FLAGGED."""
-    row_max = tl.max(t, 1)
+    row_max = tl.max(s, 1)
     top = tl.max(row_max, 0)
     shift = tl.where(top == float("-inf"), 0.0, top)
     lowest = 1.0
     if column_sum is not None:
-        # Before t is overwritten: a column without any kept pair has a sum of 0 that must not raise the flag.
-        column_max = tl.max(t, 0)
-    e = tl.exp2(t - shift)
+        # Before s is overwritten: a column without any kept pair has a sum of 0 that must not raise the flag.
+        column_max = tl.max(s, 0)
+    e = tl.exp(s - shift)
     if row_sum is not None:
         sums = tl.sum(e, 1)
         tl.store(row_sum + tile_n.to(tl.int64) * M + rm, sums, mask=rm < M)
@@ -67,7 +67,7 @@ def _pair_lse_fwd_kernel(
     x,  # (M, D)
     y,  # (N, D)
     terms,
-    row_sum,  # (N / BLOCK_N, M) float32, sum_j 2**(t - tile_max) over the tile's columns; or None
+    row_sum,  # (N / BLOCK_N, M) float32, sum_j exp(s - tile_max) over the tile's columns; or None
     column_sum,  # (M / BLOCK_M, N) float32; or None
     tile_max,  # (M / BLOCK_M, N / BLOCK_N) float32; FLAGGED where a sum is too small to be used
     stash,  # (M, N) of any float type, receives <x[i], y[j]>; or None
@@ -90,28 +90,28 @@ def _pair_lse_fwd_kernel(
     rm = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     tile = tile_m * tl.cdiv(N, BLOCK_N) + tile_n
-    t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    s = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
     if stash is not None:
         at = stash + rm.to(tl.int64)[:, None] * stride_stash + rn[None, :]
-        tl.store(at, t.to(stash.dtype.element_ty), mask=(rm < M)[:, None] & (rn < N)[None, :])
-    t = all_scores(t, terms, rm, rn, M, N)
+        tl.store(at, s.to(stash.dtype.element_ty), mask=(rm < M)[:, None] & (rn < N)[None, :])
+    s = all_scores(s, terms, rm, rn, M, N)
     if own is not None:
         first_m = tile_m * BLOCK_M
         first_n = tile_n * BLOCK_N
         if meets_diagonal(first_m, first_n, diagonal, BLOCK_M, BLOCK_N):
             rd = rm + diagonal
-            pair = tl.sum(tl.where(rd[:, None] == rn[None, :], t, 0.0), 1) / LOG2E
+            pair = tl.sum(tl.where(rd[:, None] == rn[None, :], s, 0.0), 1)
             tl.store(own + rm, pair, mask=(rm < M) & (rd >= first_n) & (rd < tl.minimum(first_n + BLOCK_N, N)))
-    t = leave_out(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
-    store_sums(t, row_sum, column_sum, tile_max + tile, tile_m, tile_n, rm, rn, M, N)
+    s = leave_out(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+    store_sums(s, row_sum, column_sum, tile_max + tile, tile_m, tile_n, rm, rn, M, N)
 
 
 @triton.jit
-def log2_sum(t, AXIS: tl.constexpr):
-    """log2(sum(2**t)) along an axis, exactly shifted; -inf where everything is left out."""
-    top = tl.max(t, AXIS)
+def log_sum(s, AXIS: tl.constexpr):
+    """log(sum(exp(s))) along an axis, exactly shifted; -inf where everything is left out."""
+    top = tl.max(s, AXIS)
     top = tl.where(top == float("-inf"), 0.0, top)
-    return top + tl.log2(tl.sum(tl.exp2(t - tl.expand_dims(top, AXIS)), AXIS))
+    return top + tl.log(tl.sum(tl.exp(s - tl.expand_dims(top, AXIS)), AXIS))
 
 
 @triton.jit(do_not_specialize=["M", "N"])
@@ -133,27 +133,27 @@ def _pair_lse_fix_kernel(
     IDS_MODE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Replaces the sums of flagged tiles by base-2 logarithms. Few programs walk over many tiles: most do nothing."""
+    """Replaces the sums of flagged tiles by logarithms. Few programs walk over many tiles: most do nothing."""
     columns = tl.cdiv(N, BLOCK_N)
     for tile in tl.range(tl.program_id(0), tl.cdiv(M, BLOCK_M) * columns, tl.num_programs(0)):
         if tl.load(tile_max + tile) == FLAGGED:
             rm = tile // columns * BLOCK_M + tl.arange(0, BLOCK_M)
             rn = tile % columns * BLOCK_N + tl.arange(0, BLOCK_N)
-            t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-            t = scores(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+            s = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+            s = scores(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
             if row_sum is not None:
                 partial = row_sum + (tile % columns + tl.zeros((1,), tl.int64)) * M
-                tl.store(partial + rm, log2_sum(t, 1), mask=rm < M)
+                tl.store(partial + rm, log_sum(s, 1), mask=rm < M)
             if column_sum is not None:
                 partial = column_sum + (tile // columns + tl.zeros((1,), tl.int64)) * N
-                tl.store(partial + rn, log2_sum(t, 0), mask=rn < N)
+                tl.store(partial + rn, log_sum(s, 0), mask=rn < N)
 
 
 @triton.jit(do_not_specialize=["count", "length", "max_stride_partial", "max_stride_block"])
 def _lse_reduce_kernel(
     partials,  # (count, length) float32: raw sums, or logarithms where the tile is flagged
     tile_max,  # tile maxima, addressed by partial and by block of TILE entries
-    lse,  # (length,) float32, base-2 logarithms; what it holds is merged in
+    lse,  # (length,) float32, logarithms; what it holds is merged in
     count,
     length,
     max_stride_partial,
@@ -176,9 +176,9 @@ def _lse_reduce_kernel(
         new_top = tl.maximum(top, tl.max(exponent, 0))
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
         weight = tl.where(flagged, 1.0, p)
-        total = total * tl.exp2(top - shift) + tl.sum(weight * tl.exp2(exponent - shift[None, :]), 0)
+        total = total * tl.exp(top - shift) + tl.sum(weight * tl.exp(exponent - shift[None, :]), 0)
         top = new_top
-    tl.store(lse + rn, tl.where(top == float("-inf"), top, top + tl.log2(total)), mask=inside)
+    tl.store(lse + rn, tl.where(top == float("-inf"), top, top + tl.log(total)), mask=inside)
 
 
 def pair_lse_fwd(
@@ -212,7 +212,7 @@ def lse_of(
     budget: int = PARTIALS_BYTES,
 ) -> tuple[Tensor | None, Tensor | None]:
     """:func:`pair_lse_fwd` of a block that is already prepared."""
-    launch = launch or pick("pair_lse_fwd", pairs)
+    launch = launch or pick("pair_lse_fwd", pairs, crowded=stash is not None)
     row = pairs.x.new_full((pairs.M,), -math.inf, dtype=torch.float32) if direction != "column" else None
     column = pairs.y.new_full((pairs.N,), -math.inf, dtype=torch.float32) if direction != "row" else None
     rows, columns = partials_block(pairs.M, pairs.N, launch, budget)
@@ -225,9 +225,6 @@ def lse_of(
             None if own is None else own[m : m + height],
             launch,
         )
-    for lse in (row, column):
-        if lse is not None:
-            lse.mul_(LN2)
     return row, column
 
 
@@ -247,7 +244,7 @@ def _accumulate(
     own: Tensor | None,
     launch: Launch,
 ) -> None:
-    """Merges a block's log-sum-exp, in base 2, into ``row`` (M,) and ``column`` (N,)."""
+    """Merges a block's log-sum-exp into ``row`` (M,) and ``column`` (N,)."""
     x, y, M, N = pairs.x, pairs.y, pairs.M, pairs.N
     tiles_m, tiles_n = triton.cdiv(M, launch.block_m), triton.cdiv(N, launch.block_n)
     new = {"device": x.device, "dtype": torch.float32}
@@ -278,7 +275,7 @@ def reduce_sums(
     tile_max: Tensor,
     launch: Launch,
 ) -> None:
-    """Merges the tiles' sums into base-2 ``row`` (M,) and ``column`` (N,)."""
+    """Merges the tiles' sums into ``row`` (M,) and ``column`` (N,)."""
     tiles_m, tiles_n = tile_max.shape
     if row is not None:
         _lse_reduce_kernel[(tiles_m,)](

@@ -18,7 +18,7 @@ from torch import Tensor
 from simtile.kernels.launch import Launch, pick, precision
 from simtile.kernels.pair_lse import PARTIALS_BYTES, partials_block
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
-from simtile.kernels.tile import LOG2E, all_scores, dot_tile, leave_out, meets_diagonal, tile_position
+from simtile.kernels.tile import all_scores, dot_tile, leave_out, meets_diagonal, tile_position
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -29,8 +29,8 @@ def _pair_rank_kernel(
     x,  # (M, D)
     y,  # (N, D)
     terms,
-    target,  # (M,) float32 base-2 scores; with own: is written instead, from the tiles on the diagonal
-    above,  # (N / BLOCK_N, M) int32 partial counts; None with own
+    target,  # (M,) float32; with OWN it is written instead, from the tiles on the diagonal
+    above,  # (N / BLOCK_N, M) int32 partial counts; None with OWN
     equal,
     diagonal,
     M,
@@ -52,32 +52,29 @@ def _pair_rank_kernel(
         return
     rm = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = first_n + tl.arange(0, BLOCK_N)
-    t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-    t = all_scores(t, terms, rm, rn, M, N)
+    s = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    s = all_scores(s, terms, rm, rn, M, N)
     if OWN:
         rd = rm + diagonal
-        own = tl.sum(tl.where(rd[:, None] == rn[None, :], t, 0.0), 1)
+        own = tl.sum(tl.where(rd[:, None] == rn[None, :], s, 0.0), 1)
         tl.store(target + rm, own, mask=(rm < M) & (rd >= first_n) & (rd < tl.minimum(first_n + BLOCK_N, N)))
     else:
         tile = tile_m * tl.cdiv(N, BLOCK_N) + tile_n
-        t = leave_out(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+        s = leave_out(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
         limit = tl.load(target + rm, mask=rm < M, other=0.0)[:, None]
         at = tile_n.to(tl.int64) * M + rm
         # -inf marks what is left out: never above, and equal only to a target of -inf.
-        tl.store(above + at, tl.sum((t > limit).to(tl.int32), 1), mask=rm < M)
-        tl.store(equal + at, tl.sum(((t == limit) & (t > float("-inf"))).to(tl.int32), 1), mask=rm < M)
+        tl.store(above + at, tl.sum((s > limit).to(tl.int32), 1), mask=rm < M)
+        tl.store(equal + at, tl.sum(((s == limit) & (s > float("-inf"))).to(tl.int32), 1), mask=rm < M)
 
 
 def pair_rank_fwd(
     x: Tensor, y: Tensor, target: Tensor | None = None, *, launch: Launch | None = None, **options: Unpack[PairOptions]
 ) -> tuple[Tensor, Tensor]:
-    """(above, equal), both (M,) int64; ``target`` (M,) in natural units, None: the row's own score, M <= N.
-
-    A given target is compared as rounded to a base-2 float32 score; only own scores are compared bit for bit.
-    """
+    """(above, equal), both (M,) int64; ``target`` (M,), None: the row's own score, M <= N."""
     pairs = Pairs.of(x, y, **options)
     launch = launch or pick("pair_rank", pairs)
-    limits = torch.empty(pairs.M, device=x.device) if target is None else target.float() * LOG2E.value
+    limits = torch.empty(pairs.M, device=x.device) if target is None else target.detach().float()
     counts = torch.zeros((2, pairs.M), dtype=torch.int64, device=x.device)
     extent = partials_block(pairs.M, pairs.N, launch, PARTIALS_BYTES)
     passes = (True, False) if target is None else (False,)

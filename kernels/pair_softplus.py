@@ -5,9 +5,8 @@
 
 The coefficient of a pair needs no other pair, so one kernel leaves the row sums and, where gradients are wanted, P; two
 plain GEMMs follow [1]. Positives are pairs whose sign flips: softplus(-s) and -sigmoid(-s), on the diagonal or between
-equal ids (several positives). softplus(s) = max(s, 0) + log1p(2**-|t|) for t = s * log2(e): log1p of a value in (0, 1]
-is a polynomial, since ``log`` of 1 + u loses the digits of a small u, and those are nearly all pairs under SigLIP's
-bias.
+equal ids (several positives). softplus(s) = max(s, 0) + log1p(exp(-|s|)), and log1p of a value in (0, 1] is a
+polynomial: the ``log`` of 1 + u loses the digits of a small u, and those are nearly all pairs under SigLIP's bias.
 
 [1] Zhai et al., Sigmoid loss for language image pre-training, arXiv:2303.15343.
 """
@@ -31,14 +30,12 @@ from simtile.kernels.accumulate import (
     workspace,
 )
 from simtile.kernels.launch import Launch, pick, precision
-from simtile.kernels.pair_lse import LN2, PARTIALS_BYTES, partials_block
+from simtile.kernels.pair_lse import PARTIALS_BYTES, partials_block
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
 from simtile.kernels.tile import all_scores, dot_tile, flipped, leave_out, tile_position
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-_LN2 = tl.constexpr(LN2)
 
 
 @triton.jit
@@ -80,16 +77,16 @@ def _pair_softplus_kernel(
     rm = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     tile = tile_m * tl.cdiv(N, BLOCK_N) + tile_n
-    t = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
-    t = flipped(all_scores(t, terms, rm, rn, M, N), terms, rm, rn, M, N, IDS_MODE)
-    t = leave_out(t, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
-    u = tl.exp2(-tl.abs(t))
+    s = dot_tile(x, y, rm, rn, M, N, D, stride_x, stride_y, BLOCK_M, BLOCK_N, BLOCK_K, PRECISION)
+    s = flipped(all_scores(s, terms, rm, rn, M, N), terms, rm, rn, M, N, IDS_MODE)
+    s = leave_out(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+    u = tl.exp(-tl.abs(s))
     if out is not None:
-        p = tl.where(t > 0, 1.0, u) / (1.0 + u)
+        p = tl.where(s > 0, 1.0, u) / (1.0 + u)
         p = flipped(p, terms, rm, rn, M, N, IDS_MODE) * tl.load(row_coef + rm, mask=rm < M, other=0.0)[:, None]
         at = out + rm.to(tl.int64)[:, None] * stride_out + rn[None, :]
         tl.store(at, p.to(out.dtype.element_ty), mask=(rm < M)[:, None] & (rn < N)[None, :])
-    sums = tl.sum(tl.maximum(t, 0.0) * _LN2 + log1p_unit(u), 1)
+    sums = tl.sum(tl.maximum(s, 0.0) + log1p_unit(u), 1)
     tl.store(row_sum + tile_n.to(tl.int64) * M + rm, sums, mask=rm < M)
 
 

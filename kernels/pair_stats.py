@@ -27,7 +27,7 @@ from simtile.kernels.launch import Launch, pick, precision
 from simtile.kernels.pair_lse import PARTIALS_BYTES
 from simtile.kernels.pair_topk import pair_topk_fwd
 from simtile.kernels.pairs import Pairs, blocks
-from simtile.kernels.tile import LOG2E, dot_tile, tile_position
+from simtile.kernels.tile import dot_tile, tile_position
 
 
 class PairStats(NamedTuple):
@@ -73,8 +73,8 @@ def _pair_stats_kernel(
     tl.store(column_max + at, top, mask=rn < N)
     at = tile_m.to(tl.int64) * count * N + rn
     for b in tl.range(0, count):
-        slope = tl.load(betas + b) * LOG2E
-        tl.store(column_sum + at, tl.sum(tl.exp2((s - top[None, :]) * slope), 0), mask=rn < N)
+        slope = tl.load(betas + b)
+        tl.store(column_sum + at, tl.sum(tl.exp((s - top[None, :]) * slope), 0), mask=rn < N)
         at += N
 
 

@@ -45,7 +45,7 @@ class TopK(NamedTuple):
 
 @triton.jit
 def _column_scores(dot, y_scale, y_bias, rn, N):
-    """Scores of dot products (., BLOCK_N), in natural units."""
+    """Scores of dot products (., BLOCK_N)."""
     if y_scale is not None:
         dot = dot * tl.load(y_scale + rn, mask=rn < N, other=0.0)[None, :]
     if y_bias is not None:

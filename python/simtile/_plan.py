@@ -1,0 +1,227 @@
+"""Which engine and which plan a job takes, why, and what it costs: :func:`explain`.
+
+One unit ``u = 2 * M * N * D`` floating-point operations is one product of all pairs. A plan says how forward and
+backward together visit the pairs:
+
+    dense       store the scores (M, N): small problems                                             3u
+    chunked     one-sided: a row's coefficient is known once its row is done, so gradients are
+                made in the forward pass                                                            3u
+    recompute   two-sided: log-sum-exps first, then all tiles again for the gradients               4u
+    stash       two-sided 16-bit inputs: the log-sum-exp pass leaves the scores in half precision   3u
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+
+from simtile._cpu_engine import CpuEngine
+from simtile._pairs import Scale, check_choice, traced
+from simtile._torch_engine import TorchEngine, chunk_rows
+
+Engine: TypeAlias = CpuEngine | TorchEngine
+
+PLANS = ("auto", "dense", "chunked", "recompute", "stash")
+OPS = ("pair_lse", "pair_nll", "pair_softplus", "info_nce", "sigmoid_loss")
+
+DENSE_PAIRS = {torch.float32: 192 * 192, torch.bfloat16: 64 * 64, torch.float16: 96 * 96}
+"""On the CPU, up to this many pairs the stored scores are at least as fast as the tile engine."""
+
+DENSE_BYTES = 256 << 20
+"""Where no tile engine runs (float64, other devices): scores up to this size are stored, larger ones made in chunks."""
+
+WORKSPACE_BYTES = 16 << 20
+"""Bound of an engine's buffer of coefficients."""
+
+STASH_BYTES = 32 << 20
+"""``plan="auto"`` spends at most this much on a stash; ``explain(memory_budget=...)`` shows other budgets."""
+
+STASH_MAX_SCALE = 20.0
+"""Half-precision cosines keep 11 bits: the error of dX is 1e-4 at scale 14, and at scale 100 7e-3, above bfloat16's."""
+
+_REASONS = {
+    "asked": "asked for",
+    "small": "the scores are small enough that storing them is as fast as tiles",
+    "no_tiles": "no tile engine for this dtype and device, and the scores fit into {dense_bytes}",
+    "one_sided": "one-sided, so gradients are made in the forward pass",
+    "two_sided": "two-sided: a column's log-sum-exp needs all rows, so the tiles are computed twice",
+    "stash_fits": "two-sided, 16-bit inputs, scale at most {max_scale:g}, and the stash fits into the memory budget",
+    "stash_inexact": "a stash was asked for, but half-precision scores are too coarse above a scale of {max_scale:g}",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a job of one shape runs; ``print`` it."""
+
+    op: str
+    name: str
+    engine: str
+    reason: str
+    M: int
+    N: int
+    D: int
+    dtype: torch.dtype
+    device: torch.device
+    units: float
+    """FLOP of forward and backward in units of 2 * M * N * D."""
+    extra_bytes: int
+    """About the most that is allocated beside inputs and gradients."""
+
+    @property
+    def flop(self) -> int:
+        """Floating-point operations of forward and backward."""
+        return int(self.units * 2 * self.M * self.N * self.D)
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.op}  M={self.M:,} N={self.N:,} D={self.D:,}  {dtype} on {self.device}\n"
+            f"  plan    {self.name}: {self.reason}\n"
+            f"  engine  {self.engine}\n"
+            f"  work    {self.units:g}u = {self.flop / 1e9:,.1f} GFLOP forward and backward\n"
+            f"  memory  about {_megabytes(self.extra_bytes)} beside inputs and gradients "
+            f"(stored scores would take {_megabytes(self.M * self.N * max(self.dtype.itemsize, 4))})"
+        )
+
+
+def decide(
+    M: int, N: int, dtype: torch.dtype, device: torch.device, *, one_sided: bool, plan: str = "auto",
+    scale: float | None = None, memory_budget: int | None = None, stashable: bool = True,
+) -> tuple[str, str]:  # fmt: skip
+    """(plan, key of the reason). ``scale`` None: unknown, a tensor that would have to be read."""
+    tiles = has_tiles(dtype, device)
+    if plan == "chunked" and not one_sided:
+        raise ValueError(
+            "plan: 'chunked' needs a reduced, one-sided loss; choose 'recompute', 'stash' or 'dense', got 'chunked'"
+        )
+    if plan == "stash":
+        if not stashable or one_sided or dtype.itemsize != 2 or not tiles:
+            raise ValueError(
+                f"plan: 'stash' is for two-sided log-sum-exps of 16-bit inputs on the CPU, got {dtype} on {device}"
+            )
+        return (
+            ("recompute", "stash_inexact") if scale is not None and abs(scale) > STASH_MAX_SCALE else ("stash", "asked")
+        )
+    if plan != "auto":
+        return plan, "asked"
+    if tiles and DENSE_PAIRS[dtype] >= M * N:
+        return "dense", "small"
+    if not tiles and M * N * max(dtype.itemsize, 4) <= DENSE_BYTES:
+        return "dense", "no_tiles"
+    if one_sided:
+        return "chunked", "one_sided"
+    budget = STASH_BYTES if memory_budget is None else memory_budget
+    if (
+        stashable
+        and tiles
+        and dtype.itemsize == 2
+        and scale is not None
+        and abs(scale) <= STASH_MAX_SCALE
+        and budget >= 2 * M * N
+    ):
+        return "stash", "stash_fits"
+    return "recompute", "two_sided"
+
+
+def choose(
+    x: torch.Tensor, y: torch.Tensor, scale: Scale, *, one_sided: bool, plan: str, stashable: bool = True
+) -> str:
+    """The plan for a call. Only a stash asks how large the scale is, and only where looking costs nothing."""
+    known: float | None = None
+    if isinstance(scale, float):
+        known = scale
+    elif x.dtype.itemsize == 2 and scale.device.type == "cpu" and not traced(x) and not traced(scale):
+        known = scale.item()
+    dtype, device = x.dtype, x.device
+    return decide(
+        x.shape[0], y.shape[0], dtype, device, one_sided=one_sided, plan=plan, scale=known, stashable=stashable
+    )[0]  # fmt: skip
+
+
+def has_tiles(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a tile engine computes this dtype on this device."""
+    return device.type == "cpu" and dtype != torch.float64
+
+
+def engine_for(x: torch.Tensor, N: int, plan: str) -> Engine:
+    """The engine that carries out a plan on the device of ``x``: the only place that chooses one.
+
+    Tiles on the CPU run in Rust. Everything else, including every stored-scores plan, is plain torch.
+    """
+    if plan == "dense":
+        return TorchEngine(x.shape[0])
+    if has_tiles(x.dtype, x.device):
+        return CpuEngine(WORKSPACE_BYTES)
+    return TorchEngine(chunk_rows(x.shape[0], N, max(x.dtype.itemsize, 4), WORKSPACE_BYTES))
+
+
+def explain(
+    op: Literal["pair_lse", "pair_nll", "pair_softplus", "info_nce", "sigmoid_loss"], M: int, N: int, D: int, *,
+    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", memory_budget: int | None = None,
+    symmetric: bool = False, scale: float | None = None, plan: str = "auto",
+) -> Plan:  # fmt: skip
+    """Which plan a job takes, why, and what it costs. Computes nothing; ``print`` the result.
+
+    Parameters
+    ----------
+    op : str      "pair_lse", "pair_nll", "pair_softplus", "info_nce" or "sigmoid_loss"
+    M, N, D : int      rows of x, rows of y, their columns
+    dtype, device      of the inputs
+    memory_budget : int      bytes that a stash of scores may take; default 32 MiB, what ``plan="auto"`` allows itself
+    symmetric : bool      both directions (pair_lse, info_nce)
+    scale : float      1 / temperature, where it is known: a stash needs at most 20
+    plan : str      explain a choice of one's own instead of "auto"
+
+    Raises
+    ------
+    ValueError      an unknown op or plan, a plan that the op cannot take, a negative size
+
+    Examples
+    --------
+    >>> print(explain("info_nce", 8192, 8192, 384).name)
+    chunked
+    """
+    check_choice("op", op, OPS)
+    check_choice("plan", plan, PLANS)
+    for name, size in (("M", M), ("N", N), ("D", D)):
+        if size < 0:
+            raise ValueError(f"{name}: at least 0, got {size}")
+    device = torch.device(device)
+    one_sided = op in ("pair_nll", "pair_softplus", "sigmoid_loss") or (op == "info_nce" and not symmetric)
+    name, why = decide(
+        M, N, dtype, device, one_sided=one_sided, plan=plan, scale=scale, memory_budget=memory_budget
+    )  # fmt: skip
+    reason = _REASONS[why].format(max_scale=STASH_MAX_SCALE, dense_bytes=_megabytes(DENSE_BYTES))
+    return Plan(
+        op=op,
+        name=name,
+        engine="Rust tiles" if name != "dense" and has_tiles(dtype, device) else "torch",
+        reason=reason,
+        M=M,
+        N=N,
+        D=D,
+        dtype=dtype,
+        device=device,
+        units=4 if name == "recompute" else 3,
+        extra_bytes=_extra_bytes(name, M, N, D, dtype, tiles=has_tiles(dtype, device)),
+    )
+
+
+def _extra_bytes(name: str, M: int, N: int, D: int, dtype: torch.dtype, *, tiles: bool) -> int:
+    wide = max(dtype.itemsize, 4)
+    vectors = 4 * wide * (M + N)
+    if name == "dense":
+        return 2 * M * N * wide + vectors
+    stash = 2 * M * N if name == "stash" else 0
+    if tiles:  # both operands once more in panels, float32 sums of the gradients, the coefficients
+        return (M + N) * D * (dtype.itemsize + 4) + WORKSPACE_BYTES + vectors + stash
+    rows = chunk_rows(M, N, wide, WORKSPACE_BYTES)
+    return 3 * rows * N * wide + (M + N) * D * (wide - dtype.itemsize) + vectors
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size < 10**9 and math.isfinite(size) else f"{size / 1e9:,.1f} GB"

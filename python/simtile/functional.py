@@ -1,0 +1,349 @@
+"""The operations and losses on torch tensors: differentiable, without the (M, N) matrix of scores.
+
+    s[i, j] = scale * <x[i], y[j]> + x_bias[i] + y_bias[j]        x (M, D), y (N, D)
+
+Conventions of every function here:
+
+* float32, bfloat16 and float16 inputs give float32 losses and statistics, gradients summed in float32 and returned in
+  the inputs' dtype, under autocast too; float64 inputs are computed in float64.
+* Pairs are left out by equal ids (``x_ids``, ``y_ids``: integers, both or neither; ``ids_mode="only"`` keeps these
+  alone), by a CSR list ``exclude = (indptr (M + 1,), indices)``, or as ``skip_diagonal``: the pairs (i, i). An empty
+  row has log-sum-exp -inf and zero gradient.
+* ``plan`` is "auto", "dense", "chunked", "recompute" or "stash": see :func:`explain`. It changes time and memory, not
+  the meaning. A stash is made for rows of about unit norm, and only while a known scale is at most 20.
+* No gradient work is done under ``no_grad`` or for inputs without ``requires_grad``; inputs that hold NaN or infinity
+  give NaN, never an exception. Results are deterministic. Second derivatives raise a RuntimeError.
+* Each operation is also ``torch.ops.simtile.*``, which ``torch.compile(fullgraph=True)`` sees.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from simtile import _library as _library, _ops
+from simtile._in_batch import in_batch_accuracy, in_batch_rank
+from simtile._info_nce import info_nce
+from simtile._pairs import (
+    Pairs,
+    Scale,
+    as_csr,
+    as_ids_pair,
+    as_scalar,
+    as_vector,
+    check_choice,
+    check_like,
+    check_matrix,
+    transposed,
+)
+from simtile._plan import PLANS, Plan, choose, explain
+from simtile._reduce import pair_reduce
+from simtile._reductions import REDUCTIONS, reduced, row_weights, without_padding
+from simtile._sigmoid_loss import sigmoid_loss
+from simtile._topk import TopK, topk
+from simtile.kernels.reference_torch import merge_lse, softplus
+
+__all__ = [
+    "Plan",
+    "TopK",
+    "explain",
+    "in_batch_accuracy",
+    "in_batch_rank",
+    "info_nce",
+    "merge_lse",
+    "merge_topk",
+    "pair_lse",
+    "pair_nll",
+    "pair_reduce",
+    "pair_softplus",
+    "pair_topk",
+    "sigmoid_loss",
+]
+
+Direction: TypeAlias = Literal["row", "column", "both"]
+IdsMode: TypeAlias = Literal["exclude", "only"]
+Link: TypeAlias = Literal["lse", "softplus"]
+PlanName: TypeAlias = Literal["auto", "dense", "chunked", "recompute", "stash"]
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
+CSR: TypeAlias = tuple[Tensor, Tensor]
+
+
+def pair_lse(
+    x: Tensor,
+    y: Tensor,
+    *,
+    scale: Scale = 1.0,
+    x_bias: Tensor | None = None,
+    y_bias: Tensor | None = None,
+    x_ids: Tensor | None = None,
+    y_ids: Tensor | None = None,
+    ids_mode: IdsMode = "exclude",
+    exclude: CSR | None = None,
+    skip_diagonal: bool = False,
+    direction: Direction = "row",
+    plan: PlanName = "auto",
+) -> tuple[Tensor | None, Tensor | None]:
+    """Row and column log-sum-exp of the scores, both from one pass over the pairs.
+
+    Parameters
+    ----------
+    x : Tensor (M, D)
+    y : Tensor (N, D)      of the dtype and device of x
+    scale : float or one-element Tensor      a tensor gets its gradient
+    x_bias, y_bias : Tensor (M,), (N,)      added to the scores; -inf leaves out a row or column; get their gradients
+    x_ids, y_ids, ids_mode, exclude, skip_diagonal      which pairs are left out: see the module
+    direction : {"row", "column", "both"}
+    plan : {"auto", "dense", "recompute", "stash"}
+
+    Returns
+    -------
+    (row (M,) or None, column (N,) or None)      float32, or float64 for float64 inputs
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument, what was wanted and what came
+
+    Notes
+    -----
+    Extra memory O(M + N), a workspace of 16 MiB and panels of x and y (:func:`explain`). Online softmax: Milakov &
+    Gimelshein 2018, arXiv:1805.02867.
+
+    Examples
+    --------
+    >>> x = torch.eye(2)
+    >>> row, column = pair_lse(x, x)
+    >>> row
+    tensor([1.3133, 1.3133])
+    """
+    factor, x_bias, y_bias, pairs = _checked(
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, plan
+    )
+    check_choice("direction", direction, ("row", "column", "both"))
+    row, column, _ = _ops.pair_lse(
+        x, y, factor, x_bias, y_bias, pairs,
+        row=direction != "column", column=direction != "row", positive=False,
+        plan=choose(x, y, factor, one_sided=False, plan=plan),
+    )  # fmt: skip
+    return row, column
+
+
+def pair_nll(
+    x: Tensor,
+    y: Tensor,
+    target: Tensor | None,
+    *,
+    weight: Tensor | None = None,
+    link: Link = "lse",
+    reduction: Reduction = "mean",
+    scale: Scale = 1.0,
+    x_bias: Tensor | None = None,
+    y_bias: Tensor | None = None,
+    x_ids: Tensor | None = None,
+    y_ids: Tensor | None = None,
+    ids_mode: IdsMode = "exclude",
+    exclude: CSR | None = None,
+    skip_diagonal: bool = False,
+    direction: Literal["row", "column"] = "row",
+    plan: PlanName = "auto",
+) -> Tensor:
+    """Negative log-likelihood of target scores t against L, each row's log-sum-exp over its kept pairs.
+
+    "lse": loss_i = L_i - t_i, for a target among the kept pairs (or left out on purpose, as in decoupled contrastive
+    learning, arXiv:2110.06848). "softplus": loss_i = log(1 + exp(L_i - t_i)), for a target that was left out of L; it
+    keeps its relative accuracy when the loss is nearly 0.
+
+    Parameters
+    ----------
+    x : Tensor (M, D)
+    y : Tensor (N, D)
+    target : Tensor (M,) or None      target scores, with their gradient; further log-sum-exp terms can be merged into
+        them with link "softplus". None: the pair's own partner, t_i = s_ii (needs N >= M), which is then left out of L
+    weight : Tensor (M,)      multiplies the row losses; a constant without a gradient. A row of weight 0 is padding: it
+        may hold anything and adds exactly 0
+    link : {"lse", "softplus"}
+    reduction : {"mean", "sum", "none"}      Σ w·loss / Σ w, Σ w·loss, or w·loss (M,)
+    direction : {"row", "column"}      "column" exchanges x and y: target, weight and the loss are (N,)
+    plan : {"auto", "dense", "chunked", "recompute", "stash"}
+        "chunked", for a reduced loss, makes the gradients in the forward pass
+    scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal      as in :func:`pair_lse`
+
+    Returns
+    -------
+    Tensor ()  or (M,)      a row without any kept pair has loss 0
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument; among them a plan that the reduction does not allow
+
+    Notes
+    -----
+    Three passes over the pairs (3u) when reduced, four (4u) otherwise. Extra memory as :func:`pair_lse`, and the
+    gradients themselves from the forward pass on.
+
+    Examples
+    --------
+    >>> x = torch.eye(2)
+    >>> pair_nll(x, x, None, link="softplus", scale=10.0)  # InfoNCE
+    tensor(4.5399e-05)
+    """
+    factor, x_bias, y_bias, pairs = _checked(
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal or target is None, plan
+    )
+    check_choice("link", link, ("lse", "softplus"))
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("direction", direction, ("row", "column"))
+    if direction == "column":
+        pairs = transposed(pairs, y.shape[0])
+        x, y, x_bias, y_bias = y, x, y_bias, x_bias
+    M, N = x.shape[0], y.shape[0]
+    if target is None and N < M:
+        raise ValueError(f"target: None takes each pair's own partner, which {M} rows do not have among {N}")
+    target = as_vector("target", target, M, x)
+    weight = as_vector("weight", weight, M, x)
+    if weight is not None:
+        weight = weight.detach()
+        x = without_padding(x, weight)
+    chosen = choose(x, y, factor, one_sided=reduction != "none", plan=plan)
+    if reduction != "none" and chosen in ("dense", "chunked"):
+        weight = row_weights(x, weight, reduction)
+        return _ops.pair_nll(x, y, factor, x_bias, y_bias, pairs, target=target, weight=weight, link=link, plan=chosen)
+    own = target is None
+    row, _, scores = _ops.pair_lse(
+        x, y, factor, x_bias, y_bias, pairs, row=True, column=False, positive=own, plan=chosen
+    )
+    right = scores if own else target
+    assert row is not None and right is not None
+    empty = torch.isneginf(row)
+    z = row.masked_fill(empty, 0.0) - right
+    loss = softplus(z) if link == "softplus" else z
+    return reduced(loss.masked_fill(empty, 0.0), weight, reduction)
+
+
+def pair_softplus(
+    x: Tensor,
+    y: Tensor,
+    *,
+    reduction: Reduction = "mean",
+    scale: Scale = 1.0,
+    x_bias: Tensor | None = None,
+    y_bias: Tensor | None = None,
+    x_ids: Tensor | None = None,
+    y_ids: Tensor | None = None,
+    ids_mode: IdsMode = "exclude",
+    exclude: CSR | None = None,
+    skip_diagonal: bool = False,
+    plan: PlanName = "auto",
+) -> Tensor:
+    """Sum of softplus(s_ij) = log(1 + exp(s_ij)) over each row's kept pairs.
+
+    Parameters
+    ----------
+    x : Tensor (M, D)
+    y : Tensor (N, D)
+    reduction : {"mean", "sum", "none"}      the sum over all pairs divided by M, this sum, or the row sums (M,)
+    plan : {"auto", "dense", "chunked", "recompute"}      "chunked" needs a reduced result
+    scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal      as in :func:`pair_lse`
+
+    Returns
+    -------
+    Tensor () or (M,)      an empty row gives 0
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument
+
+    Notes
+    -----
+    3u when reduced: gradients are made in the forward pass. Extra memory as :func:`pair_nll`. The sum that the sigmoid
+    loss is made of: Zhai et al. 2023, arXiv:2303.15343.
+    """
+    factor, x_bias, y_bias, pairs = _checked(
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, plan
+    )
+    check_choice("reduction", reduction, REDUCTIONS)
+    share = {"none": None, "sum": 1.0, "mean": 1.0 / max(x.shape[0], 1)}[reduction]
+    chosen = choose(x, y, factor, one_sided=share is not None, plan=plan, stashable=False)
+    return _ops.pair_softplus(x, y, factor, x_bias, y_bias, pairs, factor=share, plan=chosen)
+
+
+def pair_topk(
+    x: Tensor,
+    y: Tensor,
+    k: int,
+    *,
+    y_scale: Tensor | None = None,
+    y_bias: Tensor | None = None,
+    exclude: CSR | None = None,
+) -> TopK:
+    """The k columns of each row with the largest y_scale_j * <x_i, y_j> + y_bias_j.
+
+    Parameters
+    ----------
+    x : Tensor (M, D)
+    y : Tensor (N, D)
+    k : int      at least 1; beyond N the lists are padded
+    y_scale, y_bias : Tensor (N,)      as of a hubness correction
+    exclude : (indptr (M + 1,), indices)      CSR list of columns left out of each row
+
+    Returns
+    -------
+    TopK(scores (M, k) descending, ids (M, k) int64)
+        Equal scores: the smaller id first. Padded with -inf and -1. ``scores`` is differentiable, deterministically.
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument
+
+    Examples
+    --------
+    >>> pair_topk(torch.eye(2), torch.eye(2), 1).ids
+    tensor([[0],
+            [1]])
+    """
+    check_matrix("x", x)
+    check_like("y", y, "x", x)
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+        raise TypeError(f"k: an integer, got {type(k).__name__}")
+    if k < 1:
+        raise ValueError(f"k: at least 1, got {k}")
+    M, N = x.shape[0], y.shape[0]
+    factors, biases = as_vector("y_scale", y_scale, N, x), as_vector("y_bias", y_bias, N, x)
+    return topk(x, y, k, factors, biases, *as_csr(exclude, M, N, x))
+
+
+def merge_topk(a: TopK, b: TopK) -> TopK:
+    """The k best of two disjoint blocks of columns; the ids must already count over the whole, not per block.
+
+    Raises ValueError if the shapes differ. Ties go to the smaller id, so the order of merging does not matter.
+    """
+    if a.scores.shape != b.scores.shape:
+        raise ValueError(f"b: scores of the shape of a, {tuple(a.scores.shape)}, got {tuple(b.scores.shape)}")
+    k = a.scores.shape[1]
+    scores, ids = torch.cat([a.scores, b.scores], 1), torch.cat([a.ids, b.ids], 1)
+    by_id = torch.argsort(ids, dim=1, stable=True)
+    scores, ids = scores.gather(1, by_id), ids.gather(1, by_id)
+    order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :k]
+    return TopK(scores.gather(1, order), ids.gather(1, order))
+
+
+def _checked(
+    x: Tensor, y: Tensor, scale: Scale, x_bias: Tensor | None, y_bias: Tensor | None, x_ids: Tensor | None,
+    y_ids: Tensor | None, ids_mode: str, exclude: CSR | None, skip_diagonal: bool, plan: str,
+) -> tuple[Scale, Tensor | None, Tensor | None, Pairs]:  # fmt: skip
+    check_matrix("x", x)
+    check_like("y", y, "x", x)
+    check_choice("plan", plan, PLANS)
+    check_choice("ids_mode", ids_mode, ("exclude", "only"))
+    x_ids, y_ids = as_ids_pair("x_ids", x_ids, "y_ids", y_ids, x, y)
+    if ids_mode == "only" and x_ids is None:
+        raise ValueError("ids_mode: 'only' needs x_ids and y_ids, got None")
+    M, N = x.shape[0], y.shape[0]
+    indptr, indices = as_csr(exclude, M, N, x)
+    return (
+        as_scalar("scale", scale, x),
+        as_vector("x_bias", x_bias, M, x),
+        as_vector("y_bias", y_bias, N, x),
+        Pairs(x_ids, y_ids, ids_mode, indptr, indices, "skip" if skip_diagonal else "keep"),
+    )

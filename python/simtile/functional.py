@@ -20,8 +20,13 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-import torch
-from torch import Tensor
+from simtile._extras import missing_extra
+
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from None
 
 from simtile import _library as _library, _ops
 from simtile._in_batch import in_batch_accuracy, in_batch_rank

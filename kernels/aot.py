@@ -107,7 +107,7 @@ def measure(case: Case) -> Figures:
         registers=registers,
         spills=spills,
         shared=compiled.metadata.shared,
-        tensor_core=len(re.findall(target.instruction, text)),
+        tensor_core=len(re.findall(_instruction(case), text)),
         exponentials=round(exponentials / elements, 2),
     )
 
@@ -126,7 +126,7 @@ def faults(case: Case, figures: Figures, recorded: dict[str, Any] | None) -> lis
     if figures.shared > target.shared_limit:
         found.append(f"{figures.shared} bytes of shared memory, the limit is {target.shared_limit}")
     if case.tensor_core and not figures.tensor_core:
-        found.append(f"no {target.instruction} instruction")
+        found.append(f"no {_instruction(case)} instruction")
     # One and a few: the shift of a row or a reduction adds some that are not per element.
     if case.exponentials is not None and figures.exponentials > case.exponentials + 0.1:
         found.append(f"{figures.exponentials} exponentials per element, promised {case.exponentials}")
@@ -135,6 +135,12 @@ def faults(case: Case, figures: Figures, recorded: dict[str, Any] | None) -> lis
     elif figures.registers > recorded["registers"]:
         found.append(f"{figures.registers} registers, recorded {recorded['registers']}")
     return found
+
+
+def _instruction(case: Case) -> str:
+    """The target's tensor-core instruction; warp-group instructions are 64 rows high, below them it is mma.sync."""
+    target = TARGETS[case.architecture]
+    return r"\bmma\.sync" if target.gpu.backend == "cuda" and case.rows < 64 else target.instruction
 
 
 def _number(pattern: str, text: str) -> int:

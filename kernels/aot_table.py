@@ -46,6 +46,7 @@ class Case:
     representative: bool = False
     tensor_core: bool = True
     exponentials: float | None = None  # at most this many per element
+    rows: int = 64  # of the products: below 64 a target may use another instruction
     divisible: tuple[str, ...] = ("D", "stride_x", "stride_y", "stride_out")  # by 16, as the usual D is
 
 
@@ -214,10 +215,12 @@ def _topk_cases(architecture: Architecture) -> Iterator[Case]:
                 held = _held(operands, "lists" in variant)
                 yield _case(
                     op, f"group maxima {variant}".rstrip(), _group_max_kernel, architecture, held, arguments,
-                    representative=operands == "half",
+                    representative=operands == "half", rows=entry(architecture, op, held).block_m,
                 )  # fmt: skip
                 if op == "pair_topk_few":
-                    yield _case(op, f"rescore {variant}".rstrip(), _rescore_kernel, architecture, held, arguments)
+                    yield _case(
+                        op, f"rescore {variant}".rstrip(), _rescore_kernel, architecture, held, arguments, rows=16
+                    )
 
 
 def _count_cases(architecture: Architecture) -> Iterator[Case]:

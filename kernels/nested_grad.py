@@ -25,10 +25,10 @@ from torch import Tensor
 
 from simtile.kernels.accumulate import WORKSPACE_BYTES, PairGrads, Wanted, add_product, workspace_shape
 from simtile.kernels.launch import Launch, pick
-from simtile.kernels.nested_lse import Prefixes, alignment, ascending, cosines, shape_arguments, tile_arguments
+from simtile.kernels.nested_lse import Prefixes, alignment, ascending, divided, shape_arguments, tile_arguments
 from simtile.kernels.pair_grad import probabilities
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
-from simtile.kernels.tile import dot_range, scores, tile_position
+from simtile.kernels.tile import dot_range, leave_out, tile_position
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -70,23 +70,25 @@ def _nested_grad_kernel(
     tile = tile_m * tl.cdiv(N, BLOCK_N) + tile_n
     inside = (rm < M)[:, None] & (rn < N)[None, :]
     at = out + rm.to(tl.int64)[:, None] * N + rn[None, :]
+    scale = tl.load(terms.scale)
     dot = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in tl.range(0, prefixes):
         begin = tl.multiple_of(tl.load(bounds + k), ALIGNED)
         end = tl.multiple_of(tl.load(bounds + k + 1), ALIGNED)
         dot = dot_range(dot, x, y, rm, rn, M, N, begin, end, stride_x, stride_y, BLOCK_K, PRECISION)
-        s = cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
-        s = scores(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
+        s = divided(dot, scale, inv_x, inv_y, k, rm, rn, M, N)
+        s = leave_out(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)
         if row_lse is not None:
             p = probabilities(s, row_lse + k * M, row_coef + k * M, rm, M, 1)
             if column_lse is not None:
                 p += probabilities(s, column_lse + k * N, column_coef + k * N, rn, N, 0)
         else:
             p = probabilities(s, column_lse + k * N, column_coef + k * N, rn, N, 0)
-        p_dot = p * cosines(dot, inv_x, inv_y, k, rm, rn, M, N)
+        p = divided(p, 1.0, inv_x, inv_y, k, rm, rn, M, N)
+        p_dot = p * dot
         tl.store(row_dot + (k * tiles_n + tile_n) * M + rm, tl.sum(p_dot, 1), mask=rm < M)
         tl.store(column_dot + (k * tiles_m + tile_m) * N + rn, tl.sum(p_dot, 0), mask=rn < N)
-        tl.store(at, cosines(p, inv_x, inv_y, k, rm, rn, M, N).to(out.dtype.element_ty), mask=inside)
+        tl.store(at, p.to(out.dtype.element_ty), mask=inside)
         at += M.to(tl.int64) * N
 
 

@@ -74,9 +74,12 @@ def pair_nll_fwd(
     """
     pairs = Pairs.of(x, y, **options)
     weight = torch.ones(pairs.M, device=x.device) if weight is None else weight.detach().float()
-    height = min(pairs.M, workspace_bytes // (max(pairs.N, 1) * _pair_bytes(x.dtype)))
+    forward = launch or pick("pair_lse_fwd", pairs, crowded=wanted is not None)
+    height = workspace_bytes // (max(pairs.N, 1) * _pair_bytes(x.dtype))
+    # Whole tiles: the loss has the same bits however many blocks its rows come in.
+    height = min(pairs.M, height // forward.block_m * forward.block_m)
     if wanted is None or height < min(pairs.M, FEWEST_ROWS):
-        rows = _rows(pairs, target, weight, link, None, launch)
+        rows = _rows(pairs, target, weight, link, None, forward)
         if wanted is None:
             return rows
         unit = coefficient_unit(x.dtype, weight)
@@ -101,7 +104,7 @@ def pair_nll_fwd(
         block = pairs.block(first, rows_here, 0, pairs.N)
         own = slice(first, first + rows_here)
         stash, out = dots[:rows_here], space[:rows_here]
-        rows = _rows(block, None if target is None else target[own], weight[own], link, stash, launch)
+        rows = _rows(block, None if target is None else target[own], weight[own], link, stash, forward)
         coefficient = scaled(-rows.target_grad, unit)
         total.add(
             coefficients(
@@ -117,12 +120,12 @@ def pair_nll_fwd(
         )
         parts.append(rows[:3])
     if not parts:
-        return _rows(pairs, target, weight, link, None, launch)._replace(grads=total.finish(unit))
+        return _rows(pairs, target, weight, link, None, forward)._replace(grads=total.finish(unit))
     return PairNLL(*(torch.cat(part) for part in zip(*parts, strict=True)), total.finish(unit))
 
 
 def _rows(
-    pairs: Pairs, target: Tensor | None, weight: Tensor, link: Link, stash: Tensor | None, launch: Launch | None
+    pairs: Pairs, target: Tensor | None, weight: Tensor, link: Link, stash: Tensor | None, launch: Launch
 ) -> PairNLL:
     """Losses of a block's rows, without gradients."""
     own = torch.empty(pairs.M, dtype=torch.float32, device=pairs.x.device) if target is None else None

@@ -1,0 +1,398 @@
+//! Every kernel on every instruction set of this processor against a few float64 lines, and its bits for several numbers of threads.
+//! Under qemu (`make test-neon`) the same file tests NEON.
+
+use proptest::prelude::*;
+use simtile_core::grad::{Loss, NllOut, Wanted, pair_grad};
+use simtile_core::lse::pair_lse;
+use simtile_core::pairs::{Diagonal, IdsMode, PairArgs};
+use simtile_core::rank::pair_rank;
+use simtile_core::tile::{Bf16, Elem, Matrix, own_scores};
+use simtile_core::{ArgumentError, Isa};
+
+const WORKSPACE: usize = 1 << 20;
+
+/// xorshift, so that inputs are the same everywhere.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    fn rows<E: Elem>(&mut self, rows: usize, columns: usize) -> Vec<E> {
+        let norm = (columns as f32 / 3.0).sqrt();
+        (0..rows * columns).map(|_| E::from_f32(self.next() / norm)).collect()
+    }
+
+    fn vector(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.next()).collect()
+    }
+}
+
+fn isas() -> impl Iterator<Item = Isa> {
+    Isa::ALL.into_iter().filter(|i| i.available())
+}
+
+/// Scores in float64, −∞ where left out, and the sign of each pair.
+fn scores<E: Elem>(x: Matrix<E>, y: Matrix<E>, scale: f32, pairs: &PairArgs) -> Vec<Vec<(f64, f64)>> {
+    (0..x.rows)
+        .map(|i| {
+            (0..y.rows)
+                .map(|j| {
+                    let dot: f64 =
+                        x.row(i).iter().zip(y.row(j)).map(|(a, b)| f64::from(a.to_f32()) * f64::from(b.to_f32())).sum();
+                    let mut s = f64::from(scale) * dot;
+                    s += pairs.x_bias.map_or(0.0, |b| f64::from(b[i])) + pairs.y_bias.map_or(0.0, |b| f64::from(b[j]));
+                    let same = pairs.x_ids.zip(pairs.y_ids).map(|(x, y)| x[i] == y[j]);
+                    let mut out = match (pairs.ids_mode, same) {
+                        (IdsMode::Exclude, Some(same)) => same,
+                        (IdsMode::Only, Some(same)) => !same,
+                        _ => false,
+                    };
+                    out |= pairs.diagonal == Diagonal::Skip && i == j;
+                    out |= pairs
+                        .indptr
+                        .zip(pairs.indices)
+                        .is_some_and(|(p, c)| c[p[i] as usize..p[i + 1] as usize].contains(&(j as i64)));
+                    let flip = (pairs.diagonal == Diagonal::Flip && i == j)
+                        || (pairs.ids_mode == IdsMode::Flip && same == Some(true));
+                    let sign = if flip { -1.0 } else { 1.0 };
+                    (if out { f64::NEG_INFINITY } else { sign * s }, sign)
+                })
+                .collect()
+        })
+        .collect()
+}
+
+fn lse(scores: impl Iterator<Item = f64> + Clone) -> f64 {
+    let max = scores.clone().fold(f64::NEG_INFINITY, f64::max);
+    if max == f64::NEG_INFINITY { max } else { max + scores.map(|s| (s - max).exp()).sum::<f64>().ln() }
+}
+
+/// Errors relative to the norm of the whole; logarithms, which may cancel, to at least 1.
+fn close(name: &str, got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len(), "{name}");
+    let least = if ["row", "column"].contains(&name) { 1.0 } else { 0.05 };
+    let norm = want.iter().filter(|w| w.is_finite()).map(|w| w * w).sum::<f64>().sqrt().max(least);
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let same = f64::from(g) == w || (f64::from(g) - w).abs() <= tolerance * norm;
+        assert!(same, "{name}[{i}]: got {g}, wanted {w}, norm {norm}");
+    }
+}
+
+/// All pair arguments at once, over a small matrix.
+struct Arguments {
+    x_bias: Vec<f32>,
+    y_bias: Vec<f32>,
+    x_ids: Vec<i64>,
+    y_ids: Vec<i64>,
+    indptr: Vec<i64>,
+    indices: Vec<i64>,
+}
+
+impl Arguments {
+    fn new(rng: &mut Rng, m: usize, n: usize) -> Arguments {
+        let ids = |rng: &mut Rng, len| (0..len).map(|_| (rng.next() * 4.0) as i64).collect();
+        let (mut indptr, mut indices) = (vec![0], vec![]);
+        for _ in 0..m {
+            indices.extend((0..n as i64).filter(|_| rng.next() > 0.8));
+            indptr.push(indices.len() as i64);
+        }
+        Arguments {
+            x_bias: rng.vector(m),
+            y_bias: rng.vector(n),
+            x_ids: ids(rng, m),
+            y_ids: ids(rng, n),
+            indptr,
+            indices,
+        }
+    }
+
+    /// Bits of `which`: biases, ids, exclusions, diagonal; from 16 on ids are the only kept pairs.
+    fn pairs(&self, which: usize, flip: bool) -> PairArgs<'_> {
+        let on = |bit: usize| which & bit > 0;
+        let ids_mode = [IdsMode::Exclude, IdsMode::Only][which / 16];
+        PairArgs {
+            x_bias: on(1).then_some(&self.x_bias[..]),
+            y_bias: on(1).then_some(&self.y_bias[..]),
+            x_ids: on(2).then_some(&self.x_ids[..]),
+            y_ids: on(2).then_some(&self.y_ids[..]),
+            ids_mode: if flip { IdsMode::Flip } else { ids_mode },
+            indptr: on(4).then_some(&self.indptr[..]),
+            indices: on(4).then_some(&self.indices[..]),
+            diagonal: if !on(8) {
+                Diagonal::Keep
+            } else if flip {
+                Diagonal::Flip
+            } else {
+                Diagonal::Skip
+            },
+        }
+    }
+}
+
+/// Every op of one problem against float64.
+fn check<E: Elem>(isa: Isa, (m, n, d): (usize, usize, usize), scale: f32, which: usize, threads: usize) {
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15 ^ (m * 31 + n * 7 + d) as u64);
+    let (xs, ys) = (rng.rows::<E>(m, d), rng.rows::<E>(n, d));
+    let (x, y) = (Matrix::new(&xs, m, d), Matrix::new(&ys, n, d));
+    let arguments = Arguments::new(&mut rng, m, n);
+    let pairs = arguments.pairs(which, false);
+    let s = scores(x, y, scale, &pairs);
+    let of_p = if E::PER_WORD == 2 { 1e-2 } else { 4e-6 + 5e-7 * f64::from(scale) };
+    let of_s = 1e-6;
+
+    let row: Vec<f64> = s.iter().map(|r| lse(r.iter().map(|p| p.0))).collect();
+    let column: Vec<f64> = (0..n).map(|j| lse(s.iter().map(|r| r[j].0))).collect();
+    let mut stash = vec![0u16; m * n];
+    let out = pair_lse(x, y, scale, &pairs, (true, true), &mut stash, threads, isa).unwrap();
+    let (row_lse, column_lse) = (out.row.unwrap(), out.column.unwrap());
+    close("row", &row_lse, &row, of_s);
+    close("column", &column_lse, &column, of_s);
+
+    let (g, h, diagonal) = (rng.vector(m), rng.vector(n), rng.vector(m.min(n)));
+    let two_sided = |i: usize, j: usize| {
+        let share = |lse: f64| if s[i][j].0 == f64::NEG_INFINITY { 0.0 } else { (s[i][j].0 - lse).exp() };
+        f64::from(g[i]) * share(row[i])
+            + f64::from(h[j]) * share(column[j])
+            + if i == j { f64::from(diagonal[i]) } else { 0.0 }
+    };
+    // Scores in float16 are no use at scale 333: that is the planner's business.
+    for stashed in [false, true].into_iter().take(if scale < 50.0 { 2 } else { 1 }) {
+        let loss = Loss::Softmax {
+            row: Some((&row_lse, &g)),
+            column: Some((&column_lse, &h)),
+            stash: if stashed { &stash } else { &[] },
+        };
+        let tolerance = if stashed { 1e-3 * (f64::from(scale) + 2.0) } else { of_p };
+        check_gradients(isa, x, y, scale, &pairs, loss, Some(&diagonal), two_sided, tolerance.max(of_p), threads);
+    }
+
+    let (weight, target) = (rng.vector(m).iter().map(|w| w.max(0.0)).collect::<Vec<f32>>(), rng.vector(m));
+    for softplus in [false, true] {
+        let (mut loss, mut lse, mut coefficient) = (vec![0f32; m], vec![0f32; m], vec![0f32; m]);
+        let z = |i: usize| row[i] - f64::from(target[i]);
+        let live = |i: usize| weight[i] > 0.0 && row[i].is_finite();
+        let slope = |i: usize| {
+            if !live(i) { 0.0 } else { f64::from(weight[i]) * if softplus { 1.0 / (1.0 + (-z(i)).exp()) } else { 1.0 } }
+        };
+        let p = |i: usize, j: usize| if slope(i) == 0.0 { 0.0 } else { slope(i) * (s[i][j].0 - row[i]).exp() };
+        let out = NllOut { loss: &mut loss, lse: &mut lse, coefficient: &mut coefficient };
+        let nll = Loss::Nll { weight: &weight, target: &target, softplus, own_target: false, out };
+        check_gradients(isa, x, y, scale, &pairs, nll, None, p, of_p, threads);
+        let value = |i: usize| {
+            if !live(i) {
+                0.0
+            } else if softplus {
+                z(i).max(0.0) + (-z(i).abs()).exp().ln_1p()
+            } else {
+                z(i)
+            }
+        };
+        close("loss", &loss, &(0..m).map(value).collect::<Vec<_>>(), of_s * 4.0);
+        close("coefficient", &coefficient, &(0..m).map(slope).collect::<Vec<_>>(), 1e-5);
+    }
+
+    let flipped = arguments.pairs(which, true);
+    let f = scores(x, y, scale, &flipped);
+    let mut rows = vec![0f32; m];
+    let p = |i: usize, j: usize| f64::from(weight[i]) * f[i][j].1 / (1.0 + (-f[i][j].0).exp());
+    let softplus = Loss::Softplus { weight: &weight, rows: &mut rows };
+    check_gradients(isa, x, y, scale, &flipped, softplus, None, p, of_p, threads);
+    let value = |i: usize| {
+        if weight[i] == 0.0 { 0.0 } else { f[i].iter().map(|(z, _)| z.max(0.0) + (-z.abs()).exp().ln_1p()).sum() }
+    };
+    close("softplus", &rows, &(0..m).map(value).collect::<Vec<f64>>(), of_s);
+
+    let ranks = pair_rank(x, y, scale, Some(&target), &pairs, threads, isa).unwrap();
+    let margin = 1e-5 * f64::from(scale).max(1.0);
+    for i in 0..m {
+        let above = |by: f64| s[i].iter().filter(|p| p.0 > f64::from(target[i]) + by).count() as i64;
+        assert!((above(margin)..=above(-margin)).contains(&ranks.greater[i]), "rank of row {i}");
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn check_gradients<E: Elem>(
+    isa: Isa,
+    x: Matrix<E>,
+    y: Matrix<E>,
+    scale: f32,
+    pairs: &PairArgs,
+    loss: Loss,
+    diagonal: Option<&[f32]>,
+    p: impl Fn(usize, usize) -> f64,
+    tolerance: f64,
+    threads: usize,
+) {
+    let (m, n, d) = (x.rows, y.rows, x.columns);
+    let (mut dx, mut dy) = (vec![E::from_f32(f32::NAN); m * d], vec![E::from_f32(f32::NAN); n * d]);
+    let (mut x_bias, mut y_bias) = (vec![f32::NAN; m], vec![f32::NAN; n]);
+    let wanted = Wanted { x: &mut dx, y: &mut dy, x_bias: &mut x_bias, y_bias: &mut y_bias };
+    let dscale = pair_grad(x, y, scale, pairs, loss, diagonal, wanted, WORKSPACE, threads, isa).unwrap();
+    let p: Vec<Vec<f64>> = (0..m).map(|i| (0..n).map(|j| p(i, j)).collect()).collect();
+    let at = |m: Matrix<E>, i: usize, t: usize| f64::from(m.row(i)[t].to_f32());
+    let scale = f64::from(scale);
+    let mut exact_x = vec![0f64; m * d];
+    let mut exact_y = vec![0f64; n * d];
+    for i in 0..m {
+        for j in 0..n {
+            for t in 0..d {
+                exact_x[i * d + t] += scale * p[i][j] * at(y, j, t);
+                exact_y[j * d + t] += scale * p[i][j] * at(x, i, t);
+            }
+        }
+    }
+    let narrow = |v: &[E]| v.iter().map(|v| v.to_f32()).collect::<Vec<f32>>();
+    close("dx", &narrow(&dx), &exact_x, tolerance);
+    close("dy", &narrow(&dy), &exact_y, tolerance);
+    close("x_bias", &x_bias, &p.iter().map(|r| r.iter().sum()).collect::<Vec<_>>(), tolerance);
+    close("y_bias", &y_bias, &(0..n).map(|j| p.iter().map(|r| r[j]).sum()).collect::<Vec<_>>(), tolerance);
+    let exact: f64 =
+        (0..m).flat_map(|i| (0..d).map(move |t| (i, t))).map(|(i, t)| at(x, i, t) * exact_x[i * d + t] / scale).sum();
+    let size: f64 = p.iter().flatten().map(|p| p.abs()).sum::<f64>().max(1e-3);
+    assert!((dscale - exact).abs() <= tolerance * size, "dscale: got {dscale}, wanted {exact}");
+}
+
+/// (1,1,1); below a tile; one row; a tile of 12 x 32; ragged; ragged past one block of 384 columns and of rows; N ≠ M.
+const SHAPES: [(usize, usize, usize); 8] =
+    [(1, 1, 1), (3, 5, 2), (1, 70, 9), (12, 32, 64), (25, 33, 31), (50, 400, 7), (400, 50, 5), (97, 390, 130)];
+
+#[test]
+fn every_op_agrees_with_float64_on_every_instruction_set() {
+    for isa in isas() {
+        for (u, shape) in SHAPES.into_iter().enumerate() {
+            for scale in [1.0, 20.0, 333.0] {
+                for which in [0, 15, 2 + 16, 8 + u % 8] {
+                    check::<f32>(isa, shape, scale, which, 1 + u % 2);
+                    check::<Bf16>(isa, shape, scale, which, 1 + u % 2);
+                }
+            }
+        }
+    }
+}
+
+/// All results of a problem, by their bits.
+fn all_results<E: Elem>(isa: Isa, (m, n, d): (usize, usize, usize), workspace: usize, threads: usize) -> Vec<u32> {
+    let mut rng = Rng(7);
+    let (xs, ys) = (rng.rows::<E>(m, d), rng.rows::<E>(n, d));
+    let (x, y) = (Matrix::new(&xs, m, d), Matrix::new(&ys, n, d));
+    let pairs = PairArgs { diagonal: Diagonal::Skip, ..PairArgs::default() };
+    let out = pair_lse(x, y, 20.0, &pairs, (true, true), &mut [], threads, isa).unwrap();
+    let (row, column) = (out.row.unwrap(), out.column.unwrap());
+    let (g, h) = (rng.vector(m), rng.vector(n));
+    let mut all = own_scores(x, y, 20.0, threads);
+    all.extend(row.iter().chain(&column));
+    for one_sided in [false, true] {
+        let (mut dx, mut dy) = (vec![E::from_f32(0.0); m * d], vec![E::from_f32(0.0); n * d]);
+        let (mut x_bias, mut y_bias) = (vec![0f32; m], vec![0f32; n]);
+        let wanted = Wanted { x: &mut dx, y: &mut dy, x_bias: &mut x_bias, y_bias: &mut y_bias };
+        let (mut loss, mut lse, mut coefficient) = (vec![0f32; m], vec![0f32; m], vec![0f32; m]);
+        let loss = if one_sided {
+            let out = NllOut { loss: &mut loss, lse: &mut lse, coefficient: &mut coefficient };
+            Loss::Nll { weight: &g, target: &row, softplus: true, own_target: false, out }
+        } else {
+            Loss::Softmax { row: Some((&row, &g)), column: Some((&column, &h)), stash: &[] }
+        };
+        all.push(pair_grad(x, y, 20.0, &pairs, loss, None, wanted, workspace, threads, isa).unwrap() as f32);
+        all.extend(dx.iter().chain(&dy).map(|v| v.to_f32()));
+        all.extend(x_bias.iter().chain(&y_bias).chain(&lse).chain(&coefficient));
+    }
+    all.into_iter().map(f32::to_bits).collect()
+}
+
+#[test]
+fn results_have_the_same_bits_for_any_number_of_threads() {
+    for isa in isas() {
+        // Several chunks of rows; few rows against many columns; superblocks of columns by a small workspace.
+        for shape in [(800, 450, 20), (30, 2000, 20)] {
+            for workspace in [1 << 10, 1 << 26] {
+                let one = all_results::<f32>(isa, shape, workspace, 1);
+                assert!(one == all_results::<f32>(isa, shape, workspace, 2), "{} {shape:?} {workspace}", isa.name());
+                assert!(one == all_results::<f32>(isa, shape, workspace, 5), "{} {shape:?} {workspace}", isa.name());
+                assert!(all_results::<Bf16>(isa, shape, workspace, 1) == all_results::<Bf16>(isa, shape, workspace, 3));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_makes_every_result_nan() {
+    let isa = Isa::best();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let (mut xs, ys) = (vec![0.5f32; 40 * 8], vec![0.25f32; 30 * 8]);
+        xs[100] = bad;
+        let (x, y) = (Matrix::new(&xs, 40, 8), Matrix::new(&ys, 30, 8));
+        let out = pair_lse(x, y, 1.0, &PairArgs::default(), (true, true), &mut [], 2, isa).unwrap();
+        assert!(out.row.unwrap().iter().chain(&out.column.unwrap()).all(|v| v.is_nan()));
+        let (mut dx, mut dy, one, mut rows) = (vec![0f32; 320], vec![0f32; 240], vec![1f32; 40], vec![0f32; 40]);
+        let wanted = Wanted { x: &mut dx, y: &mut dy, x_bias: &mut [], y_bias: &mut [] };
+        let loss = Loss::Softplus { weight: &one, rows: &mut rows };
+        let dscale = pair_grad(x, y, 1.0, &PairArgs::default(), loss, None, wanted, WORKSPACE, 2, isa).unwrap();
+        assert!(dscale.is_nan() && dx.iter().chain(&dy).chain(&rows).all(|v| v.is_nan()));
+    }
+}
+
+#[test]
+fn empty_sides_give_empty_reductions() {
+    let (isa, pairs) = (Isa::best(), PairArgs::default());
+    let ys = vec![1f32; 12];
+    let (none, y) = (Matrix::<f32>::new(&[], 0, 4), Matrix::new(&ys, 3, 4));
+    let out = pair_lse(none, y, 1.0, &pairs, (true, true), &mut [], 2, isa).unwrap();
+    assert!(out.row.unwrap().is_empty() && out.column.unwrap() == [f32::NEG_INFINITY; 3]);
+    let mut dy = vec![9f32; 12];
+    let wanted = Wanted { x: &mut [], y: &mut dy, x_bias: &mut [], y_bias: &mut [] };
+    let loss = Loss::Softplus { weight: &[], rows: &mut [] };
+    pair_grad(none, y, 1.0, &pairs, loss, None, wanted, WORKSPACE, 2, isa).unwrap();
+    assert_eq!(dy, [0.0; 12]);
+}
+
+#[test]
+fn arguments_that_do_not_fit_are_named() {
+    let xs = vec![0f32; 6];
+    let x = Matrix::new(&xs, 3, 2);
+    let lse = |pairs: PairArgs| pair_lse(x, x, 1.0, &pairs, (true, false), &mut [], 1, Isa::best()).err().unwrap();
+    let args = PairArgs::default();
+    assert!(matches!(
+        lse(PairArgs { x_bias: Some(&[0.0]), ..args }),
+        ArgumentError::Length { name: "x_bias", wanted: 3, got: 1 }
+    ));
+    assert!(matches!(lse(PairArgs { x_ids: Some(&[0, 0, 0]), ..args }), ArgumentError::Pair("x_ids, y_ids")));
+    let csr = |p, c| PairArgs { indptr: Some(p), indices: Some(c), ..PairArgs::default() };
+    assert!(matches!(lse(csr(&[0, 2, 1, 2], &[0, 1])), ArgumentError::Indptr(2)));
+    assert!(matches!(lse(csr(&[0, 1, 1, 1], &[3])), ArgumentError::Indices(3)));
+    assert!(matches!(lse(csr(&[0, 2, 2, 2], &[1, 0])), ArgumentError::Indices(3)));
+    assert_eq!(Isa::named(Some("mmx")), Err(ArgumentError::Isa("mmx".into())));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_shape_and_any_pairs(m in 1usize..60, n in 1usize..60, d in 1usize..40, which in 0usize..32, scale in prop_oneof![Just(0.1f32), Just(30.0), Just(300.0)]) {
+        for isa in isas() {
+            check::<f32>(isa, (m, n, d), scale, which, 2);
+            check::<Bf16>(isa, (m, n, d), scale, which, 1);
+        }
+    }
+
+    #[test]
+    fn columns_in_two_parts_merge_to_the_whole(n in 2usize..200, cut in 1usize..199, scale in 0.1f32..400.0) {
+        let cut = cut.min(n - 1);
+        let mut rng = Rng(n as u64 * 1000 + cut as u64 + 1);
+        let (xs, ys) = (rng.rows::<f32>(20, 16), rng.rows::<f32>(n, 16));
+        let x = Matrix::new(&xs, 20, 16);
+        let part = |from: usize, to: usize| {
+            let y = Matrix::new(&ys[from * 16..to * 16], to - from, 16);
+            pair_lse(x, y, scale, &PairArgs::default(), (true, false), &mut [], 1, Isa::best()).unwrap().row.unwrap()
+        };
+        let (a, b, whole) = (part(0, cut), part(cut, n), part(0, n));
+        for i in 0..20 {
+            let merged = lse([f64::from(a[i]), f64::from(b[i])].into_iter());
+            prop_assert!((merged - f64::from(whole[i])).abs() <= 2e-6 * f64::from(whole[i]).abs().max(1.0));
+        }
+    }
+}

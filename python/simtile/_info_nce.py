@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from simtile import _ops
+from simtile import _dense_info_nce, _ops
 from simtile._normalize import unit
 from simtile._pairs import (
     Pairs,
@@ -27,6 +27,7 @@ from simtile._pairs import (
     check_like,
     check_matrix,
     loss_dtype,
+    traced,
 )
 from simtile._plan import PLANS, choose
 from simtile._reductions import REDUCTIONS, reduced, row_weights, without_padding
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class _Batch(NamedTuple):
-    """What InfoNCE works on: checked, normalised."""
+    """What InfoNCE works on, checked."""
 
     query: Tensor  # (M, D)
     key: Tensor  # (N, D)
@@ -50,6 +51,20 @@ class _Batch(NamedTuple):
     row_negatives: Tensor | None  # (M, K', D)
     smoothing: float
     plan: str
+
+    @property
+    def plain(self) -> bool:
+        """Nothing but pairs, perhaps with ids."""
+        return self.targets is None and self.negatives is None and self.row_negatives is None and self.smoothing == 0
+
+    def normalized(self) -> _Batch:
+        """The same with rows of unit length."""
+        return self._replace(
+            query=unit(self.query),
+            key=unit(self.key),
+            negatives=None if self.negatives is None else unit(self.negatives),
+            row_negatives=None if self.row_negatives is None else unit(self.row_negatives),
+        )
 
     def positive_keys(self) -> Tensor:
         """(M, D) the key of each query's pair."""
@@ -127,7 +142,7 @@ def info_nce(
     tensor(9.0796e-05)
     """
     batch = _checked_batch(
-        query, key, temperature, normalize, query_ids, key_ids, targets, negatives, row_negatives, weight,
+        query, key, temperature, query_ids, key_ids, targets, negatives, row_negatives, weight,
         label_smoothing, plan, symmetric,
     )  # fmt: skip
     check_choice("reduction", reduction, REDUCTIONS)
@@ -135,7 +150,17 @@ def info_nce(
     weight = as_vector("weight", weight, query.shape[0], query)
     weight = weight.detach() if weight is not None else None
     one_sided = not symmetric and reduction != "none"
-    chosen = choose(batch.query, batch.key, batch.scale, one_sided=one_sided, plan=plan)
+    chosen = choose(query, key, batch.scale, one_sided=one_sided, plan=plan)
+    if chosen == "dense" and reduction != "none" and batch.plain and query.dtype != torch.float16 and not traced(query):
+        share = None
+        if weight is not None or reduction == "sum":
+            share = row_weights(query, torch.ones_like(query[:, 0]) if weight is None else weight, reduction)
+        ids = None if batch.query_ids is None or batch.key_ids is None else (batch.query_ids, batch.key_ids)
+        return _dense_info_nce.info_nce(
+            batch.query, key, batch.scale, share, ids, symmetric=symmetric, normalize=normalize
+        )
+    if normalize:
+        batch = batch.normalized()
     if one_sided and chosen in ("dense", "chunked"):
         return _fused(batch, row_weights(query, weight, reduction), chosen)
     return reduced(_by_row(batch, chosen, symmetric), weight, reduction)
@@ -210,7 +235,7 @@ def _by_row(batch: _Batch, plan: str, symmetric: bool) -> Tensor:
 
 
 def _checked_batch(
-    query: Tensor, key: Tensor, temperature: Scale, normalize: bool, query_ids: Tensor | None, key_ids: Tensor | None,
+    query: Tensor, key: Tensor, temperature: Scale, query_ids: Tensor | None, key_ids: Tensor | None,
     targets: Tensor | None, negatives: Tensor | None, row_negatives: Tensor | None, weight: Tensor | None,
     smoothing: float, plan: str, symmetric: bool,
 ) -> _Batch:  # fmt: skip
@@ -240,10 +265,6 @@ def _checked_batch(
     query_ids, key_ids = as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key)
     if weight is not None and not symmetric:
         query = without_padding(query, as_vector("weight", weight, M, query).detach())  # type: ignore[union-attr]
-    if normalize:
-        query, key = unit(query), unit(key)
-        negatives = None if negatives is None else unit(negatives)
-        row_negatives = None if row_negatives is None else unit(row_negatives)
     return _Batch(
         query, key, scale, query_ids, key_ids, targets, negatives, row_negatives, float(smoothing), plan
     )  # fmt: skip

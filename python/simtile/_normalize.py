@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from simtile._ops import apply
 from simtile._pairs import loss_dtype, traced
 
 SHORTEST = 1e-12
@@ -23,7 +24,7 @@ def unit(x: Tensor) -> Tensor:
         wide = x.to(loss_dtype(x))
         return torch.nn.functional.normalize(wide, dim=-1, eps=SHORTEST).to(x.dtype)
     if x.requires_grad and torch.is_grad_enabled():
-        normalized: Tensor = _Unit.apply(x)
+        normalized: Tensor = apply(_Unit, x)
         return normalized
     return _divided(x)[0]
 

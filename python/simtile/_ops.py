@@ -149,7 +149,7 @@ class _PairNLL(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *found, coefficient = ctx.saved_tensors
-        dx, dy, *rest = (_times(part, grad) for part in found)
+        dx, dy, *rest = (times(part, grad) for part in found)
         target = None if coefficient is None else -grad * coefficient
         return (_cast(dx, ctx.dtype), _cast(dy, ctx.dtype), *rest, target, *[None] * 4)
 
@@ -169,7 +169,7 @@ class _PairSoftplus(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dy, *rest = (_times(part, grad) for part in ctx.saved_tensors)
+        dx, dy, *rest = (times(part, grad) for part in ctx.saved_tensors)
         return (_cast(dx, ctx.dtype), _cast(dy, ctx.dtype), *rest, *[None] * 3)
 
 
@@ -217,7 +217,7 @@ def _cast(gradient: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return None if gradient is None else gradient.to(dtype)
 
 
-def _times(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
+def times(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
     """The gradient times what arrives from above; itself, without a copy, in the usual case of 1.
 
     Handing over the saved tensor is safe: autograd drops its own reference before anything can write to the gradient,
@@ -246,7 +246,7 @@ def pair_lse(
         plan = "recompute" if plan == "stash" else plan
         return lse_forward(x, y, scale, x_bias, y_bias, pairs, row, column, positive, plan)[:3]
     found: tuple[Tensor | None, Tensor | None, Tensor | None]
-    found = _PairLSE.apply(x, y, scale, x_bias, y_bias, pairs, row, column, positive, plan)
+    found = apply(_PairLSE, x, y, scale, x_bias, y_bias, pairs, row, column, positive, plan)
     return found
 
 
@@ -263,7 +263,7 @@ def pair_nll(
         return total
     if not any(want) and (target is None or not (target.requires_grad and torch.is_grad_enabled())):
         return nll_forward(x, y, scale, x_bias, y_bias, pairs, target, weight, link, want, plan)[0]
-    fused: Tensor = _PairNLL.apply(x, y, scale, x_bias, y_bias, target, weight, pairs, link, plan)
+    fused: Tensor = apply(_PairNLL, x, y, scale, x_bias, y_bias, target, weight, pairs, link, plan)
     return fused
 
 
@@ -286,10 +286,15 @@ def pair_softplus(
         else:
             out = softplus_total(x, y, scale, x_bias, y_bias, factor, pairs, want, plan)[0]
     elif factor is None:
-        out = _PairSoftplusRows.apply(x, y, scale, x_bias, y_bias, pairs, plan)
+        out = apply(_PairSoftplusRows, x, y, scale, x_bias, y_bias, pairs, plan)
     else:
-        out = _PairSoftplus.apply(x, y, scale, x_bias, y_bias, factor, pairs, plan)
+        out = apply(_PairSoftplus, x, y, scale, x_bias, y_bias, factor, pairs, plan)
     return out
+
+
+def apply(function: type[Function], *arguments: Any) -> Any:
+    """``function.apply``, which torch leaves untyped."""
+    return function.apply(*arguments)
 
 
 def wanted(*inputs: Scale | None) -> Want:

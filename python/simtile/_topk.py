@@ -10,7 +10,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.library import custom_op
 
-from simtile._ops import in_own_precision
+from simtile._ops import apply, in_own_precision
 from simtile._pairs import Pairs, loss_dtype, traced
 from simtile._plan import engine_for
 
@@ -145,4 +145,4 @@ def topk(
     """:func:`simtile.functional.pair_topk` after its checks."""
     if traced(x):
         return TopK(*torch.ops.simtile.pair_topk(x, y, y_scale, y_bias, indptr, indices, k))
-    return TopK(*_PairTopK.apply(x, y, y_scale, y_bias, indptr, indices, k))
+    return TopK(*apply(_PairTopK, x, y, y_scale, y_bias, indptr, indices, k))

@@ -20,6 +20,9 @@ from simtile._pairs import Gradients, Pairs, Scale, Want, csr_rows, gradient_dty
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+LOG2_E = math.log2(math.e)
+"""exp(s) is taken as exp2(LOG2_E * s): on the CPU torch's exp is up to 30 times slower where its result is denormal."""
+
 
 class _Chunk(NamedTuple):
     rows: slice
@@ -79,9 +82,9 @@ class TorchEngine:
         for chunk in self._chunks(x, y, scale, biases, pairs, scores=stash):
             p: Tensor | None = None
             if row is not None and row_grad is not None:
-                p = (chunk.s - row[chunk.rows, None]).exp_().mul_(row_grad[chunk.rows, None])
+                p = (chunk.s - row[chunk.rows, None]).mul_(LOG2_E).exp2_().mul_(row_grad[chunk.rows, None])
             if column is not None and column_grad is not None:
-                q = (chunk.s - column).exp_().mul_(column_grad)
+                q = (chunk.s - column).mul_(LOG2_E).exp2_().mul_(column_grad)
                 p = q if p is None else p.add_(q)
             if p is None:
                 p = torch.zeros_like(chunk.s)
@@ -107,7 +110,7 @@ class TorchEngine:
                 top, total = s.new_full((s.shape[0], 1), -math.inf), s.new_zeros(s.shape[0])
             else:
                 top = s.amax(1, keepdim=True).clamp_min_(torch.finfo(s.dtype).min)
-                s.sub_(top).exp_()
+                s.sub_(top).mul_(LOG2_E).exp2_()
                 total = s.sum(1)
             z = total.log().add_(top.squeeze(1)).sub_(right)
             if link == "softplus":

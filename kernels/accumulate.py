@@ -9,7 +9,7 @@ plain GEMMs of the inputs' precision with float32 sums. No atomics, any D, and t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -87,7 +87,7 @@ class GradientSum:
     def __init__(self, pairs: Pairs, wanted: Wanted) -> None:
         self._pairs = pairs
         self._wanted = wanted
-        zeros = {"dtype": torch.float32, "device": pairs.x.device}
+        zeros: dict[str, Any] = {"dtype": torch.float32, "device": pairs.x.device}
         self._x = torch.zeros((pairs.M, pairs.D), **zeros) if wanted.left_product else None
         self._y = torch.zeros((pairs.N, pairs.D), **zeros) if wanted.y else None
         self._x_bias = torch.zeros(pairs.M, **zeros) if wanted.x_bias else None

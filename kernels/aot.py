@@ -140,7 +140,8 @@ def faults(case: Case, figures: Figures, recorded: dict[str, Any] | None) -> lis
 def _instruction(case: Case) -> str:
     """The target's tensor-core instruction; warp-group instructions are 64 rows high, below them it is mma.sync."""
     target = TARGETS[case.architecture]
-    return r"\bmma\.sync" if target.gpu.backend == "cuda" and case.rows < 64 else target.instruction
+    flat = (case.rows or case.launch.block_m) < 64
+    return r"\bmma\.sync" if flat and target.gpu.backend == "cuda" else target.instruction
 
 
 def _number(pattern: str, text: str) -> int:

@@ -46,7 +46,7 @@ class Case:
     representative: bool = False
     tensor_core: bool = True
     exponentials: float | None = None  # at most this many per element
-    rows: int = 64  # of the products: below 64 a target may use another instruction
+    rows: int | None = None  # of the products; None: those of the tile
     divisible: tuple[str, ...] = ("D", "stride_x", "stride_y", "stride_out")  # by 16, as the usual D is
 
 
@@ -106,8 +106,8 @@ def _case(
 def _variants(plain: dict[str, dict[str, Any]], masked: dict[str, Any]) -> Iterator[tuple[str, bool, dict[str, Any]]]:
     """(name, whether it is masked, arguments) of a kernel: its own variants, and one with each rule in use."""
     for name, arguments in plain.items():
-        yield name, False, arguments
-    rules = {
+        yield name, arguments.get("stash") is not None, arguments
+    rules: dict[str, dict[str, Any]] = {
         "ids": {"terms": _IDS},
         "only": {"terms": _IDS, "IDS_MODE": "only"},
         "lists": {"terms": _LISTS},
@@ -190,20 +190,19 @@ def _nested_cases(architecture: Architecture) -> Iterator[Case]:
         coefficients = {**shared, "terms": _SKIP, "row_lse": "*fp32", "row_coef": "*fp32", "column_lse": "*fp32"}
         coefficients |= {"column_coef": "*fp32", "row_dot": "*fp32", "column_dot": "*fp32", "out": _ELEMENT[operands]}
         half = operands == "half"
-        for variant, kernel, arguments in (
-            ("both", _nested_lse_fwd_kernel, sums),
-            ("fix", _nested_lse_fix_kernel, sums),
-            ("gradient", _nested_grad_kernel, coefficients),
-        ):
-            representative = half and variant != "fix"
-            yield _case("nested_lse", variant, kernel, architecture, operands, arguments, representative=representative)
+        yield _case("nested_lse", "both", _nested_lse_fwd_kernel, architecture, operands, sums, representative=half)
+        yield _case("nested_lse", "fix", _nested_lse_fix_kernel, architecture, operands, sums)
+        yield _case(
+            "nested_grad", "both", _nested_grad_kernel, architecture, operands, coefficients, representative=half
+        )
     arguments = {"values": "*bf16", "size": "i32", "prefixes": "i32", "BLOCK": 1024}
     name = f"{architecture} nested_lse suffix sum"
     yield Case(name, _suffix_sum_kernel, architecture, Launch(1, 1024, 1, 4, 2), arguments, tensor_core=False)
 
 
 def _topk_cases(architecture: Architecture) -> Iterator[Case]:
-    for op in ("pair_topk", "pair_topk_few"):
+    ops: tuple[Op, ...] = ("pair_topk", "pair_topk_few")
+    for op in ops:
         for operands in _operand_classes(architecture):
             plain = {"y_scale": None, "y_bias": None, "maxima": "*fp32", "groups": "i32", "GROUPED": GROUPED}
             plain |= {"chosen": "*i64", "out": "*fp32", "chosen_count": "i32"}
@@ -215,7 +214,7 @@ def _topk_cases(architecture: Architecture) -> Iterator[Case]:
                 held = _held(operands, "lists" in variant)
                 yield _case(
                     op, f"group maxima {variant}".rstrip(), _group_max_kernel, architecture, held, arguments,
-                    representative=operands == "half", rows=entry(architecture, op, held).block_m,
+                    representative=operands == "half",
                 )  # fmt: skip
                 if op == "pair_topk_few":
                     yield _case(

@@ -33,6 +33,7 @@ Op = Literal[
     "pair_topk_few",
     "pair_stats",
     "nested_lse",
+    "nested_grad",
 ]
 Operands = Literal["half", "masked", "guided", "tf32", "ieee"]
 
@@ -58,36 +59,39 @@ class Launch:
 INTERPRETER = Launch(32, 32, 32, 4, 1)
 
 TABLE: dict[tuple[Architecture, Op, Operands], Launch] = {
-    # 64 KB of float32 accumulators in 8 warps are half of all registers: the largest tile that leaves room for scores.
-    # 256 x 128, not 128 x 256: a thread of a wgmma tile holds values of its columns, and two vectors of them, per pair
-    # of columns but only of two rows: 230 registers against 255, and no spill with a column's log-sum-exp and
-    # coefficient.
+    # 128 KB of float32 accumulators in 8 warps are half of all registers: the largest tile that leaves room for scores.
+    # 256 x 128, not 128 x 256: a thread of a wgmma tile then holds half as many columns, hence half the column sums.
     ("sm_90", "pair_lse_fwd", "half"): Launch(256, 128, 64, 8, 4),
-    ("sm_90", "pair_lse_bwd", "half"): Launch(256, 128, 64, 8, 4),
-    ("sm_90", "pair_softplus", "half"): Launch(256, 128, 64, 8, 4),
     # Ids of rows and columns, two log-sum-exps and two coefficients: 6 spills in 8 warps, 115 registers in 16.
     ("sm_90", "pair_lse_bwd", "masked"): Launch(128, 128, 64, 16, 3),
     # 128 x 128 spills 16 registers in 8 warps; in 16 warps Triton falls back from tcgen05 to mma.sync.
     ("sm_100", "pair_lse_fwd", "half"): Launch(256, 64, 64, 8, 3),
+    # The running dot product stays alive beside the scores: half a tile fewer.
+    ("sm_90", "nested_lse", "half"): Launch(128, 64, 64, 8, 4),
+    ("sm_80", "nested_lse", "tf32"): Launch(128, 64, 32, 8, 3),
 }
 """Entries that differ from :data:`DEFAULTS`."""
+
+# Without tensor cores the accumulators and both operands of a product live in registers.
+_PLAIN = Launch(64, 64, 16, 4, 2)
 
 DEFAULTS: dict[tuple[Architecture, Operands], Launch] = {
     ("sm_80", "half"): Launch(128, 128, 32, 8, 4),
     ("sm_80", "masked"): Launch(128, 128, 32, 8, 4),
     ("sm_80", "guided"): Launch(64, 64, 32, 4, 3),
     ("sm_80", "tf32"): Launch(128, 128, 32, 8, 3),
-    ("sm_80", "ieee"): Launch(64, 64, 16, 8, 3),
+    ("sm_80", "ieee"): _PLAIN,
     ("sm_90", "half"): Launch(128, 128, 64, 8, 4),
     ("sm_90", "masked"): Launch(128, 128, 64, 8, 4),
-    ("sm_90", "guided"): Launch(128, 64, 64, 8, 3),
-    ("sm_90", "tf32"): Launch(128, 128, 32, 8, 3),
-    ("sm_90", "ieee"): Launch(64, 64, 16, 8, 3),
-    ("sm_100", "half"): Launch(128, 128, 64, 8, 4),
+    ("sm_90", "guided"): Launch(64, 64, 64, 8, 3),
+    ("sm_90", "tf32"): Launch(128, 64, 32, 8, 3),
+    ("sm_90", "ieee"): _PLAIN,
+    ("sm_100", "half"): Launch(128, 64, 64, 8, 4),
     ("sm_100", "masked"): Launch(128, 64, 64, 8, 4),
-    ("sm_100", "guided"): Launch(128, 64, 64, 8, 3),
+    # 32 rows: two tcgen05 products in one kernel do not get through Triton 3.7's compiler, two mma.sync do.
+    ("sm_100", "guided"): Launch(32, 64, 64, 4, 3),
     ("sm_100", "tf32"): Launch(128, 64, 32, 8, 3),
-    ("sm_100", "ieee"): Launch(64, 64, 16, 8, 3),
+    ("sm_100", "ieee"): _PLAIN,
     ("gfx942", "half"): Launch(128, 128, 64, 8, 2),
     ("gfx942", "masked"): Launch(128, 128, 64, 8, 2),
     ("gfx942", "guided"): Launch(64, 64, 64, 4, 2),
@@ -95,6 +99,14 @@ DEFAULTS: dict[tuple[Architecture, Operands], Launch] = {
     ("gfx942", "tf32"): Launch(64, 64, 16, 4, 2),
 }
 
+# Two log-sum-exps, two coefficients and two norms of every column beside the running dot product.
+TABLE |= {
+    (architecture, "nested_grad", operands): Launch(32, 64, 16, 4, 3)
+    if operands == "ieee"
+    else Launch(64, 64, 64 if operands in {"half", "masked"} else 32, 8, 2)
+    for architecture, operands in DEFAULTS
+}
+TABLE["sm_90", "nested_grad", "half"] = Launch(128, 64, 64, 8, 4)
 # pair_topk_few is for at most 16 rows, one matrix instruction high: reading y is all the work.
 TABLE |= {
     (architecture, "pair_topk_few", operands): Launch(16, 128, 64 if operands in {"half", "masked"} else 32, 4, 3)
@@ -151,7 +163,7 @@ def load_tuned(path: str | Path) -> None:
         known = (get_args(Architecture), get_args(Op), get_args(Operands))
         if len(words) != 3 or any(word not in names for word, names in zip(words, known, strict=True)):
             raise ValueError(f"{path}: a key is '<architecture> <op> <operands>' out of {known}, got {key!r}")
-        read[words[0], words[1], words[2]] = Launch(**values)  # type: ignore[index]
+        read[words[0], words[1], words[2]] = Launch(**values)
     _tuned.update(read)
 
 

@@ -68,8 +68,6 @@ def _nested_grad_kernel(
     tiles_m = tl.cdiv(M, BLOCK_M).to(tl.int64)
     tiles_n = tl.cdiv(N, BLOCK_N).to(tl.int64)
     tile = tile_m * tl.cdiv(N, BLOCK_N) + tile_n
-    inside = (rm < M)[:, None] & (rn < N)[None, :]
-    at = out + rm.to(tl.int64)[:, None] * N + rn[None, :]
     scale = tl.load(terms.scale)
     dot = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in tl.range(0, prefixes):
@@ -88,8 +86,9 @@ def _nested_grad_kernel(
         p_dot = p * dot
         tl.store(row_dot + (k * tiles_n + tile_n) * M + rm, tl.sum(p_dot, 1), mask=rm < M)
         tl.store(column_dot + (k * tiles_m + tile_m) * N + rn, tl.sum(p_dot, 0), mask=rn < N)
-        tl.store(at, p.to(out.dtype.element_ty), mask=inside)
-        at += M.to(tl.int64) * N
+        # The address is made anew for each prefix: kept over the loop it would cost two registers a pair.
+        at = out + (k * M.to(tl.int64) + rm)[:, None] * N + rn[None, :]
+        tl.store(at, p.to(out.dtype.element_ty), mask=(rm < M)[:, None] & (rn < N)[None, :])
 
 
 @triton.jit(do_not_specialize=["size", "prefixes"])
@@ -130,7 +129,7 @@ def nested_lse_bwd(
     leave float16's range. Coordinates past the longest prefix get a gradient of 0.
     """
     pairs = Pairs.of(x, y, **options)
-    launch = launch or pick("nested_lse", pairs)
+    launch = launch or pick("nested_grad", pairs)
     wanted = wanted or Wanted()
     prefixes, order = ascending(pairs, dims, normalize)
     K = len(dims)

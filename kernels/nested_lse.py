@@ -46,10 +46,6 @@ class Prefixes(NamedTuple):
     inv_x: Tensor | None  # (K, M) float32
     inv_y: Tensor | None  # (K, N)
 
-    @property
-    def count(self) -> int:
-        return self.bounds.shape[0] - 1
-
     def block(self, row: int, rows: int, column: int, columns: int) -> Prefixes:
         """Those of a block of pairs; copies, so that a prefix's norms are contiguous at stride M or N."""
         if self.inv_x is None or self.inv_y is None:

@@ -20,7 +20,7 @@ Memory: the partial sums, bounded by ``partials_bytes`` through blocks of rows a
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -247,7 +247,7 @@ def _accumulate(
     """Merges a block's log-sum-exp into ``row`` (M,) and ``column`` (N,)."""
     x, y, M, N = pairs.x, pairs.y, pairs.M, pairs.N
     tiles_m, tiles_n = triton.cdiv(M, launch.block_m), triton.cdiv(N, launch.block_n)
-    new = {"device": x.device, "dtype": torch.float32}
+    new: dict[str, Any] = {"device": x.device, "dtype": torch.float32}
     row_sum = torch.empty((tiles_n, M), **new) if row is not None else None
     column_sum = torch.empty((tiles_m, N), **new) if column is not None else None
     tile_max = torch.empty((tiles_m, tiles_n), **new)

@@ -15,7 +15,7 @@ full rows (more than 87,000 columns of bfloat16 in 256 MiB), the scores are reco
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from simtile.kernels.accumulate import WORKSPACE_BYTES, GradientSum, PairGrads, 
 from simtile.kernels.launch import Launch, pick
 from simtile.kernels.pair_grad import add_coefficients, coefficients
 from simtile.kernels.pair_lse import lse_of
-from simtile.kernels.pairs import PairOptions, Pairs, blocks
+from simtile.kernels.pairs import PairOptions, Pairs
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -75,53 +75,43 @@ def pair_nll_fwd(
     pairs = Pairs.of(x, y, **options)
     weight = torch.ones(pairs.M, device=x.device) if weight is None else weight.detach().float()
     forward = launch or pick("pair_lse_fwd", pairs, crowded=wanted is not None)
-    height = workspace_bytes // (max(pairs.N, 1) * _pair_bytes(x.dtype))
-    # Whole tiles: the loss has the same bits however many blocks its rows come in.
-    height = min(pairs.M, height // forward.block_m * forward.block_m)
-    if wanted is None or height < min(pairs.M, FEWEST_ROWS):
-        rows = _rows(pairs, target, weight, link, None, forward)
-        if wanted is None:
-            return rows
-        unit = coefficient_unit(x.dtype, weight)
-        total = GradientSum(pairs, wanted)
-        coefficient = scaled(-rows.target_grad, unit)
-        add_coefficients(
-            total,
-            pairs,
-            launch or pick("pair_lse_bwd", pairs),
-            workspace_bytes,
-            row=(rows.lse, coefficient),
-            diagonal=-coefficient if target is None else None,
-        )
-        return rows._replace(grads=total.finish(unit))
+    if wanted is None:
+        return _rows(pairs, target, weight, link, None, forward)
 
+    backward = launch or pick("pair_lse_bwd", pairs)
     unit = coefficient_unit(x.dtype, weight)
     total = GradientSum(pairs, wanted)
-    dots = torch.empty((height, pairs.N), dtype=torch.float32, device=x.device)
+    # Whole tiles: the loss has the same bits however many blocks its rows come in.
+    height = workspace_bytes // (max(pairs.N, 1) * _pair_bytes(x.dtype)) // forward.block_m * forward.block_m
+    if height < min(pairs.M, FEWEST_ROWS):
+        rows = _rows(pairs, target, weight, link, None, forward)
+        add_coefficients(total, pairs, backward, workspace_bytes, **_coefficients(rows, unit, target))
+        return rows._replace(grads=total.finish(unit))
+
+    result = torch.empty((3, pairs.M), dtype=torch.float32, device=x.device)
+    dots = torch.empty((min(height, pairs.M), pairs.N), dtype=torch.float32, device=x.device)
     space = dots if x.dtype == torch.float32 else torch.empty_like(dots, dtype=x.dtype)
-    parts = []
-    for first, rows_here, _, _ in blocks(pairs.M, 1, max(height, 1), 1):
-        block = pairs.block(first, rows_here, 0, pairs.N)
-        own = slice(first, first + rows_here)
-        stash, out = dots[:rows_here], space[:rows_here]
+    for first in range(0, pairs.M, height):
+        own = slice(first, min(first + height, pairs.M))
+        block = pairs.block(first, own.stop - first, 0, pairs.N)
+        stash, out = dots[: block.M], space[: block.M]
         rows = _rows(block, None if target is None else target[own], weight[own], link, stash, forward)
-        coefficient = scaled(-rows.target_grad, unit)
-        total.add(
-            coefficients(
-                block,
-                out,
-                launch or pick("pair_lse_bwd", pairs),
-                row=(rows.lse, coefficient),
-                diagonal=-coefficient if target is None else None,
-                stash=stash,
-            ),
-            first,
-            0,
-        )
-        parts.append(rows[:3])
-    if not parts:
-        return _rows(pairs, target, weight, link, None, forward)._replace(grads=total.finish(unit))
-    return PairNLL(*(torch.cat(part) for part in zip(*parts, strict=True)), total.finish(unit))
+        coefficients(block, out, backward, stash=stash, **_coefficients(rows, unit, target))
+        total.add(out, first, 0)
+        result[:, own] = torch.stack(rows[:3])
+    loss, lse, target_grad = result
+    return PairNLL(loss, lse, target_grad, total.finish(unit))
+
+
+class _Coefficients(TypedDict):
+    row: tuple[Tensor, Tensor]
+    diagonal: Tensor | None
+
+
+def _coefficients(rows: PairNLL, unit: Tensor | None, target: Tensor | None) -> _Coefficients:
+    """What the gradient kernel wants to know of a block's rows; own targets get theirs on the diagonal."""
+    coefficient = scaled(-rows.target_grad, unit)
+    return {"row": (rows.lse, coefficient), "diagonal": -coefficient if target is None else None}
 
 
 def _rows(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -23,3 +24,15 @@ def _logarithm_of_zero() -> Iterator[None]:
     """A kernel takes log(0) = -inf for an empty row; NumPy, which executes it here, would warn."""
     with np.errstate(divide="ignore"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uninitialised memory holds NaN: an entry that no kernel wrote cannot pass for a zero."""
+
+    def poison(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.fill_(float("nan") if tensor.is_floating_point() else -77)
+
+    empty, empty_like = torch.empty, torch.empty_like
+    monkeypatch.setattr(torch, "empty", lambda *shape, **options: poison(empty(*shape, **options)))
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **options: poison(empty_like(tensor, **options)))

@@ -97,7 +97,7 @@ def _case(
     op: Op, variant: str, kernel: Any, architecture: Architecture, operands: Operands, arguments: Any, **flags: Any
 ) -> Case:
     launch = entry(architecture, op, operands)
-    wanted = {parameter.name for parameter in kernel.params}
+    wanted = set(kernel.arg_names)
     given = {name: value for name, value in _tile(launch, operands, **arguments).items() if name in wanted}
     name = " ".join((architecture, op, operands, variant)).rstrip()
     return Case(name, kernel, architecture, launch, given, tensor_core=operands != "ieee", **flags)

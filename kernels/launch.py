@@ -69,6 +69,10 @@ TABLE: dict[tuple[Architecture, Op, Operands], Launch] = {
     # The running dot product stays alive beside the scores: half a tile fewer.
     ("sm_90", "nested_lse", "half"): Launch(128, 64, 64, 8, 4),
     ("sm_80", "nested_lse", "tf32"): Launch(128, 64, 32, 8, 3),
+    ("sm_100", "nested_lse", "half"): Launch(64, 64, 64, 8, 4),
+    ("sm_100", "nested_lse", "tf32"): Launch(64, 64, 32, 8, 3),
+    # A left-out pair's comparison beside two log-sum-exps and two coefficients of 64 columns: 2 spills at 64 x 64.
+    ("sm_90", "pair_lse_bwd", "ieee"): Launch(64, 32, 16, 4, 3),
 }
 """Entries that differ from :data:`DEFAULTS`."""
 

@@ -69,8 +69,15 @@ def workspace_shape(M: int, N: int, itemsize: int, budget: int) -> tuple[int, in
 
 def workspace(pairs: Pairs, budget: int) -> Tensor:
     """(rows, columns) uninitialised coefficients in the GEMMs' precision, that of the inputs."""
-    shape = workspace_shape(pairs.M, pairs.N, pairs.x.element_size(), budget)
-    return torch.empty(shape, dtype=pairs.x.dtype, device=pairs.x.device)
+    return aligned(*workspace_shape(pairs.M, pairs.N, pairs.x.element_size(), budget), pairs.x.dtype, pairs.x.device)
+
+
+def aligned(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(rows, columns) uninitialised, each row on a boundary of 16 entries.
+
+    Kernels then store whole vectors, and are not compiled again when the number of columns stops being a multiple.
+    """
+    return torch.empty((rows, -(-columns // 16) * 16), dtype=dtype, device=device)[:, :columns]
 
 
 def coefficient_unit(dtype: torch.dtype, *coefficients: Tensor | None) -> Tensor | None:

@@ -188,7 +188,13 @@ def _nested_cases(architecture: Architecture) -> Iterator[Case]:
     sums = {**shared, "row_sum": "*fp32", "column_sum": "*fp32", "tile_max": "*fp32", "terms": _SKIP}
     for operands in _operand_classes(architecture):
         coefficients = {**shared, "terms": _SKIP, "row_lse": "*fp32", "row_coef": "*fp32", "column_lse": "*fp32"}
-        coefficients |= {"column_coef": "*fp32", "row_dot": "*fp32", "column_dot": "*fp32", "out": _ELEMENT[operands]}
+        coefficients |= {
+            "column_coef": "*fp32",
+            "row_dot": "*fp32",
+            "column_dot": "*fp32",
+            "out": _ELEMENT[operands],
+            "stride_out": "i32",
+        }
         half = operands == "half"
         yield _case("nested_lse", "both", _nested_lse_fwd_kernel, architecture, operands, sums, representative=half)
         yield _case("nested_lse", "fix", _nested_lse_fix_kernel, architecture, operands, sums)

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from simtile.kernels.accumulate import WORKSPACE_BYTES, PairGrads, Wanted, add_product, workspace_shape
+from simtile.kernels.accumulate import WORKSPACE_BYTES, PairGrads, Wanted, add_product, aligned, workspace_shape
 from simtile.kernels.launch import Launch, pick
 from simtile.kernels.nested_lse import Prefixes, alignment, ascending, divided, shape_arguments, tile_arguments
 from simtile.kernels.pair_grad import probabilities
@@ -48,7 +48,8 @@ def _nested_grad_kernel(
     column_coef,
     row_dot,  # (prefixes, N / BLOCK_N, M) partial sums of P * cosine
     column_dot,  # (prefixes, M / BLOCK_M, N)
-    out,  # (prefixes, M, N) P / (|x| |y|)
+    out,  # (prefixes, M, stride_out) P / (|x| |y|)
+    stride_out,
     M,
     N,
     prefixes,
@@ -87,7 +88,7 @@ def _nested_grad_kernel(
         tl.store(row_dot + (k * tiles_n + tile_n) * M + rm, tl.sum(p_dot, 1), mask=rm < M)
         tl.store(column_dot + (k * tiles_m + tile_m) * N + rn, tl.sum(p_dot, 0), mask=rn < N)
         # The address is made anew for each prefix: kept over the loop it would cost two registers a pair.
-        at = out + (k * M.to(tl.int64) + rm)[:, None] * N + rn[None, :]
+        at = out + (k * M.to(tl.int64) + rm)[:, None] * stride_out + rn[None, :]
         tl.store(at, p.to(out.dtype.element_ty), mask=(rm < M)[:, None] & (rn < N)[None, :])
 
 
@@ -138,22 +139,23 @@ def nested_lse_bwd(
     sums = _NestedSum(pairs, prefixes, sorted(dims), wanted)
     product_type = torch.float32 if x.dtype == torch.float16 else x.dtype
     height, width = workspace_shape(pairs.M, pairs.N, product_type.itemsize * max(K, 1), workspace_bytes)
-    space = torch.empty(K * height * width, dtype=product_type, device=x.device)
+    space = aligned(K * height, width, product_type, x.device)
     for m, h, n, w in blocks(pairs.M, pairs.N, height, width) if rows or columns else ():
         block, bounds = pairs.block(m, h, n, w), prefixes.block(m, h, n, w)
         own = [None if part is None else part[:, m : m + h].contiguous() for part in rows or (None, None)]
         other = [None if part is None else part[:, n : n + w].contiguous() for part in columns or (None, None)]
         tiles_m, tiles_n = triton.cdiv(h, launch.block_m), triton.cdiv(w, launch.block_n)
         row_dot, column_dot = (torch.empty(s, device=x.device) for s in ((K, tiles_n, h), (K, tiles_m, w)))
-        out = space[: K * h * w].view(K, h, w)
+        out = space[: K * h, :w]
         with torch.cuda.device_of(x):
             _nested_grad_kernel[(tiles_m * tiles_n,)](
                 block.x, block.y, block.terms(launch), *bounds, *own, *other, row_dot, column_dot, out,
-                *shape_arguments(block, K), GROUP=launch.group, ALIGNED=alignment(dims),
-                **tile_arguments(block, launch),
+                out.stride(0), *shape_arguments(block, K),
+                GROUP=launch.group, ALIGNED=alignment(dims), **tile_arguments(block, launch),
             )  # fmt: skip
-            _suffix_sum_kernel[(triton.cdiv(h * w, 1024),)](out, h * w, K, BLOCK=1024)
-        sums.add(out, row_dot.sum(1), column_dot.sum(1), m, n)
+            size = h * out.stride(0)  # what lies between the rows is summed as well, and not used
+            _suffix_sum_kernel[(triton.cdiv(size, 1024),)](out, size, K, BLOCK=1024)
+        sums.add(out.unflatten(0, (K, h)), row_dot.sum(1), column_dot.sum(1), m, n)
     return sums.finish()
 
 

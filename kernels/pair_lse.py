@@ -149,7 +149,11 @@ def _pair_lse_fix_kernel(
                 tl.store(partial + rn, log_sum(s, 0), mask=rn < N)
 
 
-@triton.jit(do_not_specialize=["count", "length", "max_stride_partial", "max_stride_block"])
+# Neither on alignment: the sums of a prefix, or of a block, start anywhere.
+@triton.jit(
+    do_not_specialize=["count", "length", "max_stride_partial", "max_stride_block"],
+    do_not_specialize_on_alignment=["partials", "tile_max", "lse"],
+)
 def _lse_reduce_kernel(
     partials,  # (count, length) float32: raw sums, or logarithms where the tile is flagged
     tile_max,  # tile maxima, addressed by partial and by block of TILE entries

@@ -21,7 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from simtile.kernels.accumulate import WORKSPACE_BYTES, GradientSum, PairGrads, Wanted, coefficient_unit, scaled
+from simtile.kernels.accumulate import (
+    WORKSPACE_BYTES,
+    GradientSum,
+    PairGrads,
+    Wanted,
+    aligned,
+    coefficient_unit,
+    scaled,
+)
 from simtile.kernels.launch import Launch, pick
 from simtile.kernels.pair_grad import add_coefficients, coefficients
 from simtile.kernels.pair_lse import lse_of
@@ -89,8 +97,8 @@ def pair_nll_fwd(
         return rows._replace(grads=total.finish(unit))
 
     result = torch.empty((3, pairs.M), dtype=torch.float32, device=x.device)
-    dots = torch.empty((min(height, pairs.M), pairs.N), dtype=torch.float32, device=x.device)
-    space = dots if x.dtype == torch.float32 else torch.empty_like(dots, dtype=x.dtype)
+    dots = aligned(min(height, pairs.M), pairs.N, torch.float32, x.device)
+    space = dots if x.dtype == torch.float32 else aligned(dots.shape[0], pairs.N, x.dtype, x.device)
     for first in range(0, pairs.M, height):
         own = slice(first, min(first + height, pairs.M))
         block = pairs.block(first, own.stop - first, 0, pairs.N)

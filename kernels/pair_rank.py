@@ -83,8 +83,8 @@ def pair_rank_fwd(
             block = pairs.block(m, height, n, width)
             rows = slice(m, m + height)
             tiles_m, tiles_n = triton.cdiv(height, launch.block_m), triton.cdiv(width, launch.block_n)
-            partial = None if own else torch.empty((2, tiles_n, height), dtype=torch.int32, device=x.device)
-            above, equal = (None, None) if partial is None else partial
+            partial = [torch.empty((tiles_n, height), dtype=torch.int32, device=x.device) for _ in range(2)]
+            above, equal = (None, None) if own else partial
             with torch.cuda.device_of(x):
                 _pair_rank_kernel[(tiles_m * tiles_n,)](
                     block.x, block.y, block.terms(launch), limits[rows], above, equal, block.diagonal,
@@ -92,6 +92,6 @@ def pair_rank_fwd(
                     BLOCK_M=launch.block_m, BLOCK_N=launch.block_n, BLOCK_K=launch.block_k, GROUP=launch.group,
                     IDS_MODE=pairs.ids_mode, PRECISION=precision(block.x), **launch.options,
                 )  # fmt: skip
-            if partial is not None:
-                counts[:, rows] += partial.sum(1)
+            if not own:
+                counts[:, rows] += torch.stack([part.sum(0) for part in partial])
     return counts[0], counts[1]

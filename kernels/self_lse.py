@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from simtile.kernels.accumulate import WORKSPACE_BYTES, GradientSum, PairGrads, Wanted, coefficient_unit, scaled
+from simtile.kernels.accumulate import (
+    WORKSPACE_BYTES,
+    GradientSum,
+    PairGrads,
+    Wanted,
+    aligned,
+    coefficient_unit,
+    scaled,
+)
 from simtile.kernels.launch import Launch, pick
 from simtile.kernels.pair_grad import coefficients
 from simtile.kernels.pair_lse import lse_of
@@ -78,7 +86,7 @@ def self_lse_bwd(
     largest = max(1, int((workspace_bytes / x.element_size()) ** 0.5))
     height = block_rows or min(_rows(pairs.M), largest)
     total = GradientSum(pairs, Wanted(x=True, y=False, scale=wanted_scale))
-    space = torch.empty((min(height, pairs.M),) * 2, dtype=x.dtype, device=x.device)
+    space = aligned(min(height, pairs.M), min(height, pairs.M), x.dtype, x.device)
     for a, b in _triangle(pairs.M, height):
         block = pairs.block(a.start, a.stop - a.start, b.start, b.stop - b.start)
         out = space[: block.M, : block.N]

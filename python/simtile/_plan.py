@@ -7,7 +7,7 @@ backward together visit the pairs:
     chunked     one-sided: a row's coefficient is known once its row is done, so gradients are
                 made in the forward pass                                                            3u
     recompute   two-sided: log-sum-exps first, then all tiles again for the gradients               4u
-    stash       two-sided 16-bit inputs: the log-sum-exp pass leaves the scores in half precision   3u
+    stash       two-sided bfloat16 inputs: the log-sum-exp pass leaves the scores in half precision   3u
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ STASH_BYTES = 32 << 20
 """``plan="auto"`` spends at most this much on a stash; ``explain(memory_budget=...)`` shows other budgets."""
 
 STASH_MAX_SCALE = 20.0
-"""Half-precision cosines keep 11 bits: the error of dX is 1e-4 at scale 14, and at scale 100 7e-3, above bfloat16's."""
+"""Half-precision cosines keep 11 bits: at scale 14 the error of dX is 1e-4, at scale 100 7e-3, above that of bfloat16.
+
+For float16 and float32 inputs that is too much at any scale.
+"""
 
 _REASONS = {
     "asked": "asked for",
@@ -48,7 +51,7 @@ _REASONS = {
     "no_tiles": "no tile engine for this dtype and device, and the scores fit into {dense_bytes}",
     "one_sided": "one-sided, so gradients are made in the forward pass",
     "two_sided": "two-sided: a column's log-sum-exp needs all rows, so the tiles are computed twice",
-    "stash_fits": "two-sided, 16-bit inputs, scale at most {max_scale:g}, and the stash fits into the memory budget",
+    "stash_fits": "two-sided, bfloat16 inputs, scale at most {max_scale:g}, and the stash fits into the memory budget",
     "stash_inexact": "a stash was asked for, but half-precision scores are too coarse above a scale of {max_scale:g}",
 }
 
@@ -99,9 +102,9 @@ def decide(
             "plan: 'chunked' needs a reduced, one-sided loss; choose 'recompute', 'stash' or 'dense', got 'chunked'"
         )
     if plan == "stash":
-        if not stashable or one_sided or dtype.itemsize != 2 or not tiles:
+        if not stashable or one_sided or dtype != torch.bfloat16 or not tiles:
             raise ValueError(
-                f"plan: 'stash' is for two-sided log-sum-exps of 16-bit inputs on the CPU, got {dtype} on {device}"
+                f"plan: 'stash' is for two-sided log-sum-exps of bfloat16 inputs on the CPU, got {dtype} on {device}"
             )
         return (
             ("recompute", "stash_inexact") if scale is not None and abs(scale) > STASH_MAX_SCALE else ("stash", "asked")
@@ -118,7 +121,7 @@ def decide(
     if (
         stashable
         and tiles
-        and dtype.itemsize == 2
+        and dtype == torch.bfloat16
         and scale is not None
         and abs(scale) <= STASH_MAX_SCALE
         and budget >= 2 * M * N
@@ -134,7 +137,7 @@ def choose(
     known: float | None = None
     if isinstance(scale, float):
         known = scale
-    elif x.dtype.itemsize == 2 and scale.device.type == "cpu" and not traced(x) and not traced(scale):
+    elif x.dtype == torch.bfloat16 and scale.device.type == "cpu" and not traced(x) and not traced(scale):
         known = scale.item()
     dtype, device = x.dtype, x.device
     return decide(

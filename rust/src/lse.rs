@@ -338,10 +338,10 @@ pub fn pair_lse<E: Elem>(
         let mut scratch = Scratch::new(k);
         for from in (0..n).step_by(PACKED_COLUMNS) {
             let to = n.min(from + PACKED_COLUMNS);
-            // SAFETY (all blocks): units write disjoint parts of the shared arrays, and every phase ends with all threads waiting.
-            team.for_each((to - from).div_ceil(STRIP), |u| unsafe {
+            team.for_each((to - from).div_ceil(STRIP), |u| {
                 let j0 = from + u * STRIP;
-                pack_panels(&y, j0, to.min(j0 + STRIP), nr, packed.at((j0 - from) * k));
+                // SAFETY: so below, units write disjoint parts of the shared arrays, and every phase ends with all threads waiting.
+                unsafe { pack_panels(&y, j0, to.min(j0 + STRIP), nr, packed.at((j0 - from) * k)) }
             });
             let blocks = (to - from).div_ceil(grid.column_block);
             team.for_each(row_blocks * blocks, |u| {

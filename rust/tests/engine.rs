@@ -1,5 +1,5 @@
 //! Every kernel on every instruction set of this processor against a few float64 lines, and its bits for several numbers of threads.
-//! Under qemu (`make test-neon`) the same file tests NEON.
+//! `examples/selftest.rs` runs the comparison on processors without a test harness, as `make test-neon` does under qemu.
 
 use proptest::prelude::*;
 use simtile_core::grad::{Loss, NllOut, Wanted, pair_grad};
@@ -261,18 +261,24 @@ fn check_gradients<E: Elem>(
 const SHAPES: [(usize, usize, usize); 8] =
     [(1, 1, 1), (3, 5, 2), (1, 70, 9), (12, 32, 64), (25, 33, 31), (50, 400, 7), (400, 50, 5), (97, 390, 130)];
 
-#[test]
-fn every_op_agrees_with_float64_on_every_instruction_set() {
+/// Every op, shape and kind of pairs, on every instruction set, with one or `threads` threads.
+pub fn every_op(threads: usize) {
     for isa in isas() {
         for (u, shape) in SHAPES.into_iter().enumerate() {
+            let threads = if u % 2 == 0 { 1 } else { threads };
             for scale in [1.0, 20.0, 333.0] {
                 for which in [0, 15, 2 + 16, 8 + u % 8] {
-                    check::<f32>(isa, shape, scale, which, 1 + u % 2);
-                    check::<Bf16>(isa, shape, scale, which, 1 + u % 2);
+                    check::<f32>(isa, shape, scale, which, threads);
+                    check::<Bf16>(isa, shape, scale, which, threads);
                 }
             }
         }
     }
+}
+
+#[test]
+fn every_op_agrees_with_float64_on_every_instruction_set() {
+    every_op(2);
 }
 
 /// All results of a problem, by their bits.

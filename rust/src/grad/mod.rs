@@ -6,16 +6,18 @@
 //! One-sided softmax needs the sum of a whole row before its P: the chunk's scores wait in the workspace (3u, no recompute).
 
 mod unit;
+mod walk;
 
-use self::unit::{Form, Job, Place, Scratch, Step, Unit};
+use self::unit::{Form, Job};
+use self::walk::{Results, walk};
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
 use crate::lse::{LogSum, STRIP};
 use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
 use crate::simd::{Isa, tile_shape};
 use crate::strip::Scoring;
-use crate::team::{self, Team};
-use crate::tile::{Elem, Matrix, pack_columns, pack_panels};
+use crate::team;
+use crate::tile::{Elem, Matrix};
 
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
 /// Words between rows of a block of P: not a power of two.
@@ -260,7 +262,7 @@ pub fn pair_grad<E: Elem>(
         row_grad: row_grad.shared(),
         column_lse: column_lse.shared(),
         column_grad: column_grad.shared(),
-        diagonal_grad: diagonal_grad.map(|g| Shared::of_const(g)).unwrap_or(if own.is_empty() {
+        diagonal_grad: diagonal_grad.map(Shared::of_const).unwrap_or(if own.is_empty() {
             Shared::null()
         } else {
             own_shared
@@ -295,50 +297,6 @@ pub fn pair_grad<E: Elem>(
     Ok(if want_x || want_y { dscale.iter().sum() } else { 0.0 })
 }
 
-/// Where a team's results go.
-struct Results<'a, E> {
-    scale: f32,
-    x: Shared<E>,
-    y: Shared<E>,
-    x_bias: Shared<f32>,
-    dscale: Shared<f64>,
-    own: Shared<f32>,
-    loss: SharedLoss<'a>,
-}
-
-/// The values of a loss, for a team.
-enum SharedLoss<'a> {
-    Softmax,
-    Nll {
-        target: &'a [f32],
-        softplus: bool,
-        own_target: bool,
-        loss: Shared<f32>,
-        lse: Shared<f32>,
-        coefficient: Shared<f32>,
-    },
-    Softplus {
-        rows: Shared<f32>,
-    },
-}
-
-impl<'a> Loss<'a> {
-    fn shared(self) -> SharedLoss<'a> {
-        match self {
-            Loss::Softmax { .. } => SharedLoss::Softmax,
-            Loss::Nll { target, softplus, own_target, out, .. } => SharedLoss::Nll {
-                target,
-                softplus,
-                own_target,
-                loss: Shared::of(out.loss),
-                lse: Shared::of(out.lse),
-                coefficient: Shared::of(out.coefficient),
-            },
-            Loss::Softplus { rows, .. } => SharedLoss::Softplus { rows: Shared::of(rows) },
-        }
-    }
-}
-
 fn fill<E: Elem>(loss: &mut Loss, wanted: &mut Wanted<E>, value: f32) {
     wanted.x.fill(E::from_f32(value));
     wanted.y.fill(E::from_f32(value));
@@ -352,162 +310,5 @@ fn fill<E: Elem>(loss: &mut Loss, wanted: &mut Wanted<E>, value: f32) {
             out.coefficient.fill(value);
         }
         Loss::Softplus { rows, .. } => rows.fill(value),
-    }
-}
-
-/// All phases, on one thread of the team.
-fn walk<E: Elem>(
-    team: &Team,
-    job: &Job<E>,
-    results: &Results<E>,
-    (width, one_superblock): (usize, bool),
-    values_only: bool,
-    isa: Isa,
-) {
-    let (m, n, k) = (job.x.rows, job.y.rows, job.scoring.words);
-    let (mr, nr) = tile_shape(isa);
-    let mut scratch = Scratch::new(E::PER_WORD == 2);
-    for from in (0..n).step_by(width) {
-        let to = n.min(from + width);
-        let blocks = (to - from).div_ceil(STRIP);
-        team.for_each(blocks, |u| {
-            let (j0, j1) = (from + u * STRIP, to.min(from + (u + 1) * STRIP));
-            // SAFETY (all blocks of this function): units own what they write, and each phase ends with all threads waiting.
-            unsafe {
-                if job.stash.is_null() {
-                    pack_panels(&job.y, j0, j1, nr, job.y_panels.at((j0 - from) * k));
-                }
-                if job.want_x {
-                    pack_columns(&job.y, j0, j1, nr, job.y_stride, job.y_columns.at((j0 - from) / E::PER_WORD * nr));
-                }
-                if job.want_y {
-                    std::ptr::write_bytes(job.dy.at((j0 - from) * job.padded), 0, (j1 - j0) * job.padded);
-                }
-            }
-        });
-        for i0 in (0..m).step_by(job.chunk) {
-            let i1 = m.min(i0 + job.chunk);
-            let place = Place { i0, i1, dx_row: if one_superblock { 0 } else { i0 }, from, to };
-            let subs = (i1 - i0).div_ceil(SUB_ROWS);
-            team.for_each(subs, |u| {
-                let (a, b) = (i0 + u * SUB_ROWS, i1.min(i0 + (u + 1) * SUB_ROWS));
-                // SAFETY: as above.
-                unsafe {
-                    if job.stash.is_null() {
-                        pack_panels(&job.x, a, b, mr, job.x_panels.at((a - i0) * k));
-                    }
-                    if job.want_y {
-                        pack_columns(&job.x, a, b, nr, job.x_stride, job.x_columns.at((a - i0) / E::PER_WORD * nr));
-                    }
-                    if job.want_x && one_superblock {
-                        std::ptr::write_bytes(job.dx.at((a - i0) * job.padded), 0, (b - a) * job.padded);
-                    }
-                }
-            });
-            if job.form == Form::Nll {
-                team.for_each(blocks, |unit| {
-                    isa.run(Unit { job, place, step: Step::Scores, unit, scratch: &mut scratch })
-                });
-                team.for_each(subs, |u| {
-                    for i in i0 + u * SUB_ROWS..i1.min(i0 + (u + 1) * SUB_ROWS) {
-                        // SAFETY: as above.
-                        unsafe { close_row(job, results, i, i - i0, blocks) }
-                    }
-                });
-                if values_only {
-                    continue;
-                }
-            }
-            team.for_each(blocks, |unit| isa.run(Unit { job, place, step: Step::Block, unit, scratch: &mut scratch }));
-            team.for_each(subs, |unit| {
-                if job.want_x {
-                    isa.run(Unit { job, place, step: Step::Rows, unit, scratch: &mut scratch });
-                }
-                for i in i0 + unit * SUB_ROWS..i1.min(i0 + (unit + 1) * SUB_ROWS) {
-                    // SAFETY: as above.
-                    unsafe {
-                        let sum =
-                            |parts: Shared<f64>| (0..blocks).map(|b| *parts.at(b * job.chunk + i - i0)).sum::<f64>();
-                        if let (SharedLoss::Softplus { rows }, true) = (&results.loss, *job.row_grad.at(i) != 0.0) {
-                            *rows.at(i) = (f64::from(*rows.at(i)) + sum(job.row_parts)) as f32;
-                        }
-                        if !job.bias_parts.is_null() {
-                            *results.x_bias.at(i) = (f64::from(*results.x_bias.at(i)) + sum(job.bias_parts)) as f32;
-                        }
-                        if job.want_x && to == n {
-                            let sums = job.dx.at((place.dx_row + i - i0) * job.padded);
-                            *results.dscale.at(i) =
-                                write_row(sums, job.x.row(i), results.scale, results.x.at(i * job.x.columns));
-                        }
-                    }
-                }
-            });
-        }
-        team.for_each(if job.want_y { blocks } else { 0 }, |u| {
-            for j in from + u * STRIP..to.min(from + (u + 1) * STRIP) {
-                // SAFETY: as above.
-                unsafe {
-                    let dot = write_row(
-                        job.dy.at((j - from) * job.padded),
-                        job.y.row(j),
-                        results.scale,
-                        results.y.at(j * job.y.columns),
-                    );
-                    if !job.want_x {
-                        *results.dscale.at(j) = dot;
-                    }
-                }
-            }
-        });
-    }
-}
-
-/// out = scale · sums; returns <sums, row>, a row's part of ∂L/∂scale.
-///
-/// # Safety
-/// `sums` and `out` are as long as `row`.
-unsafe fn write_row<E: Elem>(sums: *const f32, row: &[E], scale: f32, out: *mut E) -> f64 {
-    let mut lanes = [0f64; 8];
-    for (d, v) in row.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let s = *sums.add(d);
-            lanes[d % 8] += f64::from(s) * f64::from(v.to_f32());
-            *out.add(d) = E::from_f32(scale * s);
-        }
-    }
-    lanes.iter().sum()
-}
-
-/// The row's LSE is complete: its loss, and the factors of its P.
-unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, i: usize, row: usize, blocks: usize) {
-    let SharedLoss::Nll { target, softplus, own_target, loss, lse, coefficient } = &results.loss else { return };
-    // SAFETY: the caller's promise: this row belongs to this thread.
-    unsafe {
-        let mut sum = LogSum::EMPTY;
-        for b in 0..blocks {
-            sum.merge(*job.parts.at(b * job.chunk + row));
-        }
-        let weight = f64::from(*job.row_grad.at(i));
-        let row_lse = sum.ln();
-        if row_lse == f64::NEG_INFINITY || weight == 0.0 {
-            (*job.row_lse.at(i), *job.row_grad.at(i)) = (-LEFT_OUT, 0.0);
-            return;
-        }
-        let z = row_lse - f64::from(target[i]);
-        let (value, slope) = if *softplus {
-            let e = (-z.abs()).exp();
-            (z.max(0.0) + e.ln_1p(), if z > 0.0 { 1.0 } else { e } / (1.0 + e))
-        } else {
-            (z, 1.0)
-        };
-        *lse.at(i) = row_lse as f32;
-        *loss.at(i) = value as f32;
-        *coefficient.at(i) = (weight * slope) as f32;
-        *job.row_grad.at(i) = (weight * slope) as f32;
-        *job.row_lse.at(i) = sum.log2() as f32;
-        if *own_target {
-            *results.own.at(i) = -(weight * slope) as f32;
-        }
     }
 }

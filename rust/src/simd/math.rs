@@ -27,7 +27,8 @@ pub unsafe fn exp2_raised<S: Simd>(x: S::V) -> S::V {
 
 #[inline(always)]
 unsafe fn polynomial<S: Simd>(x: S::V, unit: f32) -> S::V {
-    const C: [f32; 6] = [0.693_147_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_4, 0.000_153_533_62];
+    const C: [f32; 6] =
+        [std::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_4, 0.000_153_533_62];
     // SAFETY: the caller's promise.
     unsafe {
         let n = S::round(x);

@@ -1,0 +1,26 @@
+//! `simtile._core`: the only folder that knows Python. Signatures and meaning: `python/simtile/_core.pyi`.
+
+mod arguments;
+mod gradients;
+mod reductions;
+
+use crate::simd::Isa;
+use pyo3::prelude::*;
+
+#[pyfunction]
+fn isas() -> Vec<&'static str> {
+    Isa::ALL.into_iter().filter(|i| i.available()).map(Isa::name).collect()
+}
+
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    m.add_function(wrap_pyfunction!(isas, m)?)?;
+    m.add_function(wrap_pyfunction!(reductions::pair_dot, m)?)?;
+    m.add_function(wrap_pyfunction!(reductions::pair_lse, m)?)?;
+    m.add_function(wrap_pyfunction!(gradients::pair_grad, m)?)?;
+    m.add_function(wrap_pyfunction!(gradients::pair_nll, m)?)?;
+    m.add_function(wrap_pyfunction!(gradients::pair_softplus, m)?)?;
+    m.add_function(wrap_pyfunction!(reductions::pair_rank, m)?)?;
+    Ok(())
+}

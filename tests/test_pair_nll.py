@@ -86,8 +86,8 @@ def test_weights_and_masks(rng, plan):
         "exclude": (torch.arange(41), torch.arange(40)),
     }
     for link in ("lse", "softplus"):
-        check(unit_rows(rng, 40, 33), unit_rows(rng, 53, 33), torch.float32, scale=5.0, plan=plan, link=link, weight=weight,
-              target=rng.normal(size=40), **mask)  # fmt: skip
+        x, y, target = unit_rows(rng, 40, 33), unit_rows(rng, 53, 33), rng.normal(size=40)
+        check(x, y, torch.float32, scale=5.0, plan=plan, link=link, weight=weight, target=target, **mask)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from simtile._first_order import apply, first_order
 from simtile._normalize import SHORTEST
-from simtile._ops import apply, in_own_precision, ordered_sum, times, wanted
+from simtile._ops import in_own_precision, ordered_sum, times, wanted
 from simtile._pairs import Gradients, Scale, Want, loss_dtype
 from simtile._torch_engine import LOG2_E
 
@@ -47,7 +47,7 @@ class _DenseInfoNCE(Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dy, dscale = (times(part, grad) for part in ctx.saved_tensors)
         return dx, dy, dscale, None, None, None, None, None

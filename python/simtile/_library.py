@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from simtile import _ops
+from simtile._first_order import first_order
 from simtile._pairs import Gradients, Pairs, Want, gradient_dtype, loss_dtype
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def _save_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.save_for_backward(*inputs[:9], *(part for i, part in enumerate(output) if i != 2))
 
 
+@first_order
 def _lse_formula(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     *inputs, row, column, stash = ctx.saved_tensors
     grads = tuple(None if g is None or g.shape[0] == 0 else g for g in grads[:3])
@@ -154,6 +156,7 @@ def _save_nll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.save_for_backward(*output[1:])
 
 
+@first_order
 def _nll_formula(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 20
@@ -220,6 +223,7 @@ def _save_softplus(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(*output[1:])
 
 
+@first_order
 def _softplus_formula(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 18
@@ -263,6 +267,7 @@ def _save_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:9])
 
 
+@first_order
 def _rows_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     out = torch.ops.simtile.pair_softplus_backward(*ctx.saved_tensors, *ctx.words, grad, *_wants(ctx))
     return (*_needed(ctx, out), *[None] * 7)

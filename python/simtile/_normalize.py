@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
-from simtile._ops import apply
+from simtile._first_order import apply, first_order
 from simtile._pairs import loss_dtype, traced
 
 SHORTEST = 1e-12
@@ -43,8 +42,8 @@ class _Unit(Function):
         return normalized
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor]:
         normalized, inverse = ctx.saved_tensors
         dx = torch.empty_like(normalized)
         # Where the norm was cut off, it is a constant and the row's direction has no say.
@@ -54,4 +53,4 @@ class _Unit(Function):
             g, u = grad[rows].to(inverse.dtype), normalized[rows].to(inverse.dtype)
             along = (g * u).sum(1, keepdim=True).mul_(free[rows])
             dx[rows] = (g * inverse[rows]).addcmul_(u, along, value=-1)
-        return dx
+        return (dx,)

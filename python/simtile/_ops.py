@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
+from simtile._first_order import apply, first_order
 from simtile._pairs import Gradients, Pairs, Scale, Want, traced
 from simtile._plan import engine_for
 
@@ -111,7 +111,7 @@ class _PairLSE(Function):
         return rows, columns, own
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, scale, x_bias, y_bias, rows, columns, stash = ctx.saved_tensors
         if scale is None:
@@ -146,7 +146,7 @@ class _PairNLL(Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *found, coefficient = ctx.saved_tensors
         dx, dy, *rest = (times(part, grad) for part in found)
@@ -167,7 +167,7 @@ class _PairSoftplus(Function):
         return total
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx, dy, *rest = (times(part, grad) for part in ctx.saved_tensors)
         return (_cast(dx, ctx.dtype), _cast(dy, ctx.dtype), *rest, *[None] * 3)
@@ -185,7 +185,7 @@ class _PairSoftplusRows(Function):
         return softplus_forward(x, y, scale, x_bias, y_bias, pairs, None, Want(), plan)[0]
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale, x_bias, y_bias = ctx.saved_tensors
         if scale is None:
@@ -290,11 +290,6 @@ def pair_softplus(
     else:
         out = apply(_PairSoftplus, x, y, scale, x_bias, y_bias, factor, pairs, plan)
     return out
-
-
-def apply(function: type[Function], *arguments: Any) -> Any:
-    """``function.apply``, which torch leaves untyped."""
-    return function.apply(*arguments)
 
 
 def wanted(*inputs: Scale | None) -> Want:

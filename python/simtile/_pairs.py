@@ -118,7 +118,7 @@ def as_scalar(name: str, value: Scale, x: Tensor, *, positive: bool = False) -> 
         return value.reshape(()).to(loss_dtype(x))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: a number or a floating tensor of one element, got {type(value).__name__}")
-    if not math.isfinite(value) or (positive and value <= 0):
+    if not abs(value) < math.inf or (positive and value <= 0):  # math.isfinite would break a compiled graph
         raise ValueError(f"{name}: a finite number{' above 0' if positive else ''}, got {value}")
     return float(value)
 

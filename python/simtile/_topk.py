@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.library import custom_op
 
-from simtile._ops import apply, in_own_precision
+from simtile._first_order import apply, first_order
+from simtile._ops import in_own_precision
 from simtile._pairs import Pairs, loss_dtype, traced
 from simtile._plan import engine_for
 
@@ -81,7 +81,7 @@ class _PairTopK(Function):
         return scores, ids
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y, y_scale, ids = ctx.saved_tensors
         parts = _backward(x, y, y_scale, ids, grad)
@@ -125,6 +125,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(*inputs[:3], output[1])
 
 
+@first_order
 def _formula(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
     parts = torch.ops.simtile.pair_topk_backward(*ctx.saved_tensors, grad)
     return (*(part if need else None for part, need in zip(parts, ctx.needs_input_grad, strict=False)), *[None] * 3)

@@ -56,6 +56,11 @@ class PairGrads(NamedTuple):
     y_bias: Tensor | None  # (N,)
 
 
+def gradient_type(dtype: torch.dtype) -> torch.dtype:
+    """What a gradient is returned in, by the type of its input."""
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def workspace_shape(M: int, N: int, itemsize: int, budget: int) -> tuple[int, int]:
     """(rows, columns) of a workspace of at most ``budget`` bytes, for M x N coefficients."""
     rows = max(1, min(M, WORKSPACE_ROWS))
@@ -119,7 +124,7 @@ class GradientSum:
         for total in (self._x, self._y, self._x_bias, self._y_bias):
             if total is not None and unit is not None:
                 total *= unit
-        dtype = torch.float32 if pairs.x.dtype == torch.float16 else pairs.x.dtype
+        dtype = gradient_type(pairs.x.dtype)
         scale_grad = None
         if wanted.scale:
             # The float32 sum before the scale is applied: exact also at scale 0.

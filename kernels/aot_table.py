@@ -15,6 +15,7 @@ from simtile.kernels.pair_rank import _pair_rank_kernel
 from simtile.kernels.pair_softplus import _pair_softplus_kernel
 from simtile.kernels.pair_stats import _pair_stats_kernel
 from simtile.kernels.pair_topk import GROUPED, _group_max_kernel, _rescore_kernel
+from simtile.kernels.row_grad import _row_grad_kernel, row_grad_op
 from simtile.kernels.tile import Terms
 
 # Pointers by operand class. float16 compiles as bfloat16 does, but for the name of the instruction.
@@ -55,6 +56,7 @@ def cases() -> Iterator[Case]:
     for architecture in _ARCHITECTURES:
         yield from _lse_cases(architecture)
         yield from _grad_cases(architecture)
+        yield from _row_grad_cases(architecture)
         yield from _softplus_cases(architecture)
         yield from _nested_cases(architecture)
         yield from _topk_cases(architecture)
@@ -166,6 +168,15 @@ def _grad_cases(architecture: Architecture) -> Iterator[Case]:
         yield Case(**{**stashed.__dict__, "tensor_core": False})
     guided = {**both, "terms": _GUIDED, "out": "*bf16"}
     yield _case("pair_lse_bwd", "guide", _pair_grad_kernel, architecture, "guided", guided)
+
+
+def _row_grad_cases(architecture: Architecture) -> Iterator[Case]:
+    coefficients = {"row_lse": "*fp32", "row_coef": "*fp32", "column_lse": "*fp32", "column_coef": "*fp32"}
+    for width in (64, 128, 256):
+        both = {**coefficients, "diagonal_coef": "*fp32", "out": "*fp32", "terms": _SKIP, "BLOCK_D": width}
+        op = row_grad_op(width)
+        yield _case(op, "both", _row_grad_kernel, architecture, "half", both, representative=True)
+        yield _case(op, "ids", _row_grad_kernel, architecture, "masked", {**both, "terms": _IDS})
 
 
 def _softplus_cases(architecture: Architecture) -> Iterator[Case]:

@@ -34,6 +34,9 @@ Op = Literal[
     "pair_stats",
     "nested_lse",
     "nested_grad",
+    "row_grad_64",
+    "row_grad_128",
+    "row_grad_256",
 ]
 Operands = Literal["half", "masked", "guided", "tf32", "ieee"]
 
@@ -111,6 +114,20 @@ TABLE |= {
     for architecture, operands in DEFAULTS
 }
 TABLE["sm_90", "nested_grad", "half"] = Launch(128, 64, 64, 8, 4)
+# A program's rows and their gradient (BLOCK_M, D) stay in registers; the padded width D is a part of the key.
+_ROW_GRAD: dict[Op, Launch] = {
+    "row_grad_64": Launch(64, 64, 64, 4, 2),
+    "row_grad_128": Launch(64, 64, 64, 4, 2),
+    "row_grad_256": Launch(64, 32, 64, 4, 2),
+}
+_HALF: tuple[Operands, ...] = ("half", "masked")
+TABLE |= {
+    (architecture, op, operands): launch
+    for architecture, _ in DEFAULTS
+    for op, launch in _ROW_GRAD.items()
+    for operands in _HALF
+}
+
 # pair_topk_few is for at most 16 rows, one matrix instruction high: reading y is all the work.
 TABLE |= {
     (architecture, "pair_topk_few", operands): Launch(16, 128, 64 if operands in {"half", "masked"} else 32, 4, 3)

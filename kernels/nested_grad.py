@@ -23,7 +23,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from simtile.kernels.accumulate import WORKSPACE_BYTES, PairGrads, Wanted, add_product, aligned, workspace_shape
+from simtile.kernels.accumulate import (
+    WORKSPACE_BYTES,
+    PairGrads,
+    Wanted,
+    add_product,
+    aligned,
+    gradient_type,
+    workspace_shape,
+)
 from simtile.kernels.launch import Launch, pick
 from simtile.kernels.nested_lse import Prefixes, alignment, ascending, divided, shape_arguments, tile_arguments
 from simtile.kernels.pair_grad import probabilities
@@ -197,7 +205,7 @@ class _NestedSum:
                 for weight, part in zip(weights, self._ranges, strict=True):
                     total[:, part] -= weight[:, None] * features[:, part].float()
         scale, wanted = self._pairs.scale, self._wanted
-        dtype = torch.float32 if self._pairs.x.dtype == torch.float16 else self._pairs.x.dtype
+        dtype = gradient_type(self._pairs.x.dtype)
         return PairGrads(
             x=None if self._x is None else (self._x * scale).to(dtype),
             y=None if self._y is None else (self._y * scale).to(dtype),

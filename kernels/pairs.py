@@ -123,6 +123,21 @@ class Pairs:
             first_column=self.first_column + column,
         )
 
+    def exchanged(self) -> Pairs:
+        """The job with x and y exchanged; lists and limits, which belong to rows, must be absent."""
+        assert self.excluded is None and self.threshold is None
+        return replace(
+            self,
+            x=self.y,
+            y=self.x,
+            x_bias=self.y_bias,
+            y_bias=self.x_bias,
+            x_ids=self.y_ids,
+            y_ids=self.x_ids,
+            first_row=self.first_column,
+            first_column=self.first_row,
+        )
+
     def terms(self, launch: Launch) -> Terms:
         """The kernels' view of the block, for tiles of ``launch``'s size."""
         lists: tuple[Tensor | None, ...] = (None, None, None)

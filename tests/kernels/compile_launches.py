@@ -25,6 +25,7 @@ from simtile.kernels.pair_rank import pair_rank_fwd
 from simtile.kernels.pair_softplus import pair_softplus_fwd
 from simtile.kernels.pair_stats import pair_stats_fwd
 from simtile.kernels.pair_topk import pair_topk_fwd
+from simtile.kernels.row_grad import narrow_lse_bwd
 from simtile.kernels.self_lse import self_lse_fwd
 
 LAUNCH = Launch(64, 64, 32, 4, 2)
@@ -67,6 +68,7 @@ def run_all(M: int, N: int, k: int) -> None:
     pair_lse_bwd(
         x, y, row=row, column=column, grad_row=row, grad_column=column, diagonal=row, launch=LAUNCH, wanted=Wanted()
     )
+    narrow_lse_bwd(x, y, row=row, column=column, grad_row=row, grad_column=column, diagonal=row, launch=LAUNCH)
     pair_nll_fwd(x, y, None, link="softplus", wanted=Wanted(), launch=LAUNCH, skip_diagonal=True)
     pair_softplus_fwd(x, y, wanted=Wanted(), launch=LAUNCH, flip_diagonal=True, ids_mode="flip", **ids, **biases)
     pair_topk_fwd(x, y, k, y_bias=torch.zeros(N), exclude=exclude, launch=LAUNCH)

@@ -15,6 +15,7 @@ Memory: ``workspace_bytes``, which K coefficients a pair share, and float32 sums
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -201,8 +202,9 @@ class _NestedSum:
             (self._y, self._pairs.y, self._column_dot, self._prefixes.inv_y),
         ):
             if total is not None and inverse is not None:
-                weights = (dots * inverse.square()).flip(0).cumsum(0).flip(0)  # (K, rows), from the last prefix down
-                for weight, part in zip(weights, self._ranges, strict=True):
+                # From the last prefix down, as the coefficients.
+                weights = itertools.accumulate(reversed((dots * inverse.square()).unbind()))
+                for weight, part in zip(weights, reversed(self._ranges), strict=True):
                     total[:, part] -= weight[:, None] * features[:, part].float()
         scale, wanted = self._pairs.scale, self._wanted
         dtype = gradient_type(self._pairs.x.dtype)

@@ -12,6 +12,7 @@ registers, where a loss a prefix [1] costs a GEMM a prefix. Sums, flags and memo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -225,8 +226,10 @@ def _inverse_norms(x: Tensor, ends: list[int]) -> Tensor:
     Summed in float64: at scale 300 a last digit of a norm is a relative error of 2e-5 in a whole column's coefficients.
     """
     ranges = zip([0, *ends[:-1]], ends, strict=True)
-    squares = torch.stack([x[:, begin:end].float().square().sum(1, dtype=torch.float64) for begin, end in ranges])
-    return squares.cumsum(0).sqrt_().clamp_(min=EPSILON).reciprocal_().float()
+    squares = [x[:, begin:end].float().square().sum(1, dtype=torch.float64) for begin, end in ranges]
+    # Not torch.cumsum, which deterministic mode refuses on CUDA.
+    sums = torch.stack(list(itertools.accumulate(squares)))
+    return sums.sqrt_().clamp_(min=EPSILON).reciprocal_().float()
 
 
 def alignment(dims: Sequence[int]) -> int:

@@ -13,7 +13,6 @@ import test_nested_lse
 import test_pair_topk
 import torch
 from jobs import Job, job
-from triton.runtime.errors import InterpreterError
 
 import simtile.kernels
 import test_pair_lse
@@ -77,7 +76,7 @@ def test_a_faithful_copy_passes(tmp_path: Path, rng: np.random.Generator, monkey
     ("file", "right", "wrong"),
     [
         pytest.param("tile", "if (first_m + BLOCK_M > M) | (first_n + BLOCK_N > N):", "if M < 0:", id="padding"),
-        pytest.param("tile", "inside = rk < end - k", "inside = rk < BLOCK_K", id="padding-along-D"),
+        pytest.param("tile", "inside = rk < end - k", "inside = rk < end - k - 1", id="last-coordinate"),
         pytest.param("tile", "(rm + terms.skip)[:, None]", "(rm + terms.skip + 1)[:, None]", id="wrong-diagonal"),
         pytest.param("pair_lse", "total = total * tl.exp(top - shift) +", "total = total +", id="no-rescale"),
         pytest.param("pair_lse", "lowest < SUM_FLOOR, FLAGGED, top", "lowest < 0.0, FLAGGED, top", id="underflow"),
@@ -104,6 +103,5 @@ def test_a_planted_bug_fails(
     file: str, right: str, wrong: str, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copies = planted(tmp_path, file, right, wrong)
-    # What was read past a row may also overflow: a warning, hence an error of the interpreter.
-    with pytest.raises((AssertionError, InterpreterError), match=r"error|not equal|Mismatch|Arrays|overflow"):
+    with pytest.raises(AssertionError, match=r"error|not equal|Mismatch|Arrays"):
         everything(copies, rng, monkeypatch)

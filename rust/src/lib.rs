@@ -14,10 +14,13 @@ pub mod pairs;
 #[cfg(feature = "python")]
 mod python;
 pub mod rank;
+pub mod scan;
+pub mod select;
 pub mod simd;
 pub mod strip;
 pub mod team;
 pub mod tile;
+pub mod topk;
 
 pub use error::ArgumentError;
 pub use simd::Isa;

@@ -1,0 +1,337 @@
+//! One pass over packed columns, in which every score meets its row's threshold while the tile is still in registers.
+//!
+//! `value_ij = factor_j · acc_ij + weight_i · offset_j` is a score in a unit of row i's own. It differs from the true one by at most
+//! `error_ib = Σ_t terms_i[t] · bounds_b[t]` (columns of block b; see [`crate::quant`]; without bounds, values are taken as they are).
+//! Only values above `threshold_i − error_ib` leave the registers: a few in ten thousand, so that the pass costs what its products cost.
+
+use crate::buffer::Buffer;
+use crate::select::{Candidate, Exact, Selector};
+use crate::simd::{Kernel, NV, Simd};
+use crate::tile::{Acc, Bf16, Elem, Matrix, pack_panels, tile};
+
+/// Columns of a packed panel, for every instruction set (narrower tiles read a part of it), so that a prepared store fits them all.
+pub const PANEL: usize = 32;
+/// Columns that share the bounds of their errors.
+pub const BLOCK: usize = 256;
+/// Words summed in one chain, as in [`crate::tile`].
+const CHAIN: usize = 128;
+/// Bytes of packed columns that rows pass over while they stay in the L2 cache.
+const RESIDENT: usize = 400 << 10;
+
+/// Bounds of a block of columns: what its rows' [`Query::terms`] are multiplied with.
+pub type Terms = [f32; 4];
+
+/// How products of this type become numbers.
+pub trait Product: Elem {
+    /// From accumulators to f32.
+    ///
+    /// # Safety
+    /// `S` is available.
+    unsafe fn number<S: Simd>(acc: S::V) -> S::V;
+    /// Whether sums are cut into chains.
+    const ROUNDS: bool;
+}
+
+/// A byte; unsigned on the side of the rows, signed on the side of the columns.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Code(pub u8);
+
+impl Elem for Code {
+    const PER_WORD: usize = 4;
+    #[inline(always)]
+    unsafe fn step<S: Simd>(a: S::V, b: S::V, acc: S::V) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::dot_i8(a, b, acc) }
+    }
+    #[inline(always)]
+    fn word(row: &[Code], at: usize) -> u32 {
+        let byte = |t: usize| row.get(4 * at + t).map_or(0, |c| c.0);
+        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+    }
+    #[inline(always)]
+    fn stack(rows: &[&[Code]], column: usize) -> u32 {
+        let byte = |t: usize| rows.get(t).map_or(0, |r: &&[Code]| r[column].0);
+        u32::from_le_bytes([byte(0), byte(1), byte(2), byte(3)])
+    }
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from(self.0 as i8)
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Code {
+        Code(x as i8 as u8)
+    }
+}
+
+macro_rules! rounding {
+    ($type:ty) => {
+        impl Product for $type {
+            const ROUNDS: bool = true;
+            #[inline(always)]
+            unsafe fn number<S: Simd>(acc: S::V) -> S::V {
+                acc
+            }
+        }
+    };
+}
+rounding!(f32);
+rounding!(Bf16);
+
+impl Product for Code {
+    const ROUNDS: bool = false;
+    #[inline(always)]
+    unsafe fn number<S: Simd>(acc: S::V) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { S::i32_to_f32(acc) }
+    }
+}
+
+/// Packed columns `from..to` of all.
+#[derive(Clone, Copy)]
+pub struct Columns<'a> {
+    /// Panels of [`PANEL`] columns, the first of which is `from`, itself a multiple of [`BLOCK`].
+    pub panels: *const f32,
+    /// The first column.
+    pub from: usize,
+    /// One past the last.
+    pub to: usize,
+    /// Bits of the 32-bit integers that accumulators start from; as all below: of all columns and [`PANEL`] more.
+    pub start: Option<&'a [f32]>,
+    /// 1 when None.
+    pub factor: Option<&'a [f32]>,
+    /// 0 when None.
+    pub offset: Option<&'a [f32]>,
+    /// For each [`BLOCK`] of all columns. None: values are scores.
+    pub bounds: Option<&'a [Terms]>,
+}
+
+/// What a row brings besides its elements.
+#[derive(Clone, Copy)]
+pub struct Query {
+    /// Multiplies the offsets.
+    pub weight: f32,
+    /// Multiplies the bounds.
+    pub terms: Terms,
+    /// Is added to them. Infinite: no bound holds, the row is passed over.
+    pub error: f32,
+}
+
+impl Query {
+    /// For scores that are taken as they are.
+    pub const PLAIN: Query = Query { weight: 1.0, terms: [0.0; 4], error: 0.0 };
+
+    #[inline(always)]
+    fn error(&self, bounds: &Terms) -> f32 {
+        self.terms.iter().zip(bounds).fold(self.error, |sum, (t, b)| sum + t * b)
+    }
+}
+
+/// The columns that a row must not return.
+#[derive(Clone, Copy, Default)]
+pub struct LeftOut<'a> {
+    /// 0 where a column is left out for all rows.
+    pub filter: Option<&'a [u8]>,
+    /// Per row, sorted.
+    pub csr: Option<(&'a [i64], &'a [i64])>,
+    /// Column i for row i.
+    pub diagonal: bool,
+}
+
+impl LeftOut<'_> {
+    /// Whether row `i` may return column `j`.
+    #[inline]
+    pub fn keeps(&self, i: usize, j: usize) -> bool {
+        !(self.diagonal && i == j)
+            && self.filter.is_none_or(|f| f[j] != 0)
+            && self.csr.is_none_or(|(indptr, indices)| {
+                indices[indptr[i] as usize..indptr[i + 1] as usize].binary_search(&(j as i64)).is_err()
+            })
+    }
+}
+
+/// Rows `rows.0..rows.1` against `columns`.
+pub struct Scan<'a, E> {
+    /// All rows.
+    pub x: Matrix<'a, E>,
+    /// Which of them.
+    pub rows: (usize, usize),
+    /// Of these rows.
+    pub queries: &'a [Query],
+    /// Of these rows.
+    pub selectors: &'a mut [Selector],
+    /// Packed.
+    pub columns: Columns<'a>,
+    /// Pairs that are left out.
+    pub left_out: LeftOut<'a>,
+    /// Needed with bounds.
+    pub exact: Option<&'a dyn Exact>,
+    /// Room for the rows and 16 more.
+    pub workspace: &'a mut Buffer,
+    /// Exact scores that were computed.
+    pub computed: &'a mut usize,
+}
+
+/// A tile with at least one value above its row's threshold.
+struct Hit<'a> {
+    values: &'a [f32],
+    width: usize,
+    masks: &'a [u32],
+    /// Rows of the tile, from `row` of all.
+    row: usize,
+    column: usize,
+    errors: &'a [f32],
+    thresholds: &'a mut [f32],
+    selectors: &'a mut [Selector],
+    computed: &'a mut usize,
+}
+
+impl Hit<'_> {
+    #[cold]
+    #[inline(never)]
+    fn collect(self, to: usize, left_out: &LeftOut, exact: Option<&dyn Exact>) {
+        for (r, selector) in self.selectors.iter_mut().enumerate() {
+            let mut mask = self.masks[r];
+            while mask != 0 {
+                let c = mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                let (value, id, i) = (self.values[r * self.width + c], self.column + c, self.row + r);
+                // Again: the threshold may have risen within the tile.
+                if value <= self.thresholds[r] || id >= to || !left_out.keeps(i, id) {
+                    continue;
+                }
+                let error = self.errors[r];
+                let full = selector.push(Candidate { lower: value - error, upper: value + error, id: id as u32 });
+                if full {
+                    match exact {
+                        None => selector.cut(),
+                        Some(exact) => {
+                            if !selector.cut_bounds() {
+                                *self.computed += selector.resolve(i, exact);
+                            }
+                        }
+                    }
+                    self.thresholds[r] = selector.threshold() - error;
+                }
+            }
+        }
+    }
+}
+
+impl<E: Product> Kernel for Scan<'_, E> {
+    type Out = ();
+    #[inline(always)]
+    unsafe fn run<S: Simd, const MR: usize>(self) {
+        let (k, (i0, i1)) = (self.x.words(), self.rows);
+        let Columns { from, to, .. } = self.columns;
+        let panels = self.workspace.as_mut_ptr();
+        let resident = (RESIDENT / (4 * k.max(1)) / BLOCK * BLOCK).max(BLOCK);
+        let (mut errors, mut thresholds) = ([0f32; 16], [f32::INFINITY; 16]);
+        // SAFETY: the panels hold the rows; blocks stay within the packed columns.
+        unsafe {
+            pack_panels(&self.x, i0, i1, MR, panels);
+            for part in (from..to).step_by(resident) {
+                for (p, i) in (i0..i1).step_by(MR).enumerate() {
+                    let rows = MR.min(i1 - i);
+                    let a = panels.add(p * MR * k);
+                    let queries = &self.queries[i - i0..][..rows];
+                    let selectors = &mut self.selectors[i - i0..][..rows];
+                    for block in (part..to.min(part + resident)).step_by(BLOCK) {
+                        thresholds[rows..].fill(f32::INFINITY);
+                        for (r, (query, selector)) in queries.iter().zip(selectors.iter()).enumerate() {
+                            errors[r] = self.columns.bounds.map_or(0.0, |b| query.error(&b[block / BLOCK]));
+                            // With an infinite error the row is passed over, and left to exact scores altogether.
+                            thresholds[r] = if errors[r] < f32::INFINITY {
+                                selector.threshold() - errors[r]
+                            } else {
+                                f32::INFINITY
+                            };
+                        }
+                        let mut c = block;
+                        while c < to.min(block + BLOCK) {
+                            let b = self.columns.panels.add((c - from) / PANEL * PANEL * k + (c - from) % PANEL);
+                            let values = values::<S, E, MR>(k, a, b, &self.columns, c, queries);
+                            let mut over = S::splat(f32::NEG_INFINITY);
+                            for (row, threshold) in values.iter().zip(thresholds) {
+                                for v in row {
+                                    over = S::max(S::sub(*v, S::splat(threshold)), over);
+                                }
+                            }
+                            if S::gt(over, S::splat(0.0)) != 0 {
+                                let mut tile = [0f32; 16 * PANEL];
+                                let mut masks = [0u32; 16];
+                                let width = NV * S::W;
+                                for (r, row) in values.iter().enumerate() {
+                                    for (v, lanes) in row.iter().enumerate() {
+                                        S::store(tile.as_mut_ptr().add(r * width + v * S::W), *lanes);
+                                        masks[r] |= S::gt(*lanes, S::splat(thresholds[r])) << (v * S::W);
+                                    }
+                                }
+                                let hit = Hit {
+                                    values: &tile,
+                                    width,
+                                    masks: &masks,
+                                    row: i,
+                                    column: c,
+                                    errors: &errors,
+                                    thresholds: &mut thresholds,
+                                    selectors,
+                                    computed: self.computed,
+                                };
+                                hit.collect(to, &self.left_out, self.exact);
+                            }
+                            c += NV * S::W;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The values of a tile.
+///
+/// # Safety
+/// `S` is available, the panels hold `k` words, and column `c` lies within the columns.
+#[inline(always)]
+unsafe fn values<S: Simd, E: Product, const MR: usize>(
+    k: usize,
+    a: *const f32,
+    b: *const f32,
+    columns: &Columns,
+    c: usize,
+    queries: &[Query],
+) -> Acc<S, MR> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let zero = [S::splat(0.0); NV];
+        let at = |of: Option<&[f32]>, v: usize| of.map(|of| S::load(of.as_ptr().add(c + v * S::W)));
+        let first = if E::ROUNDS { CHAIN.min(k) } else { k };
+        let start: [S::V; NV] = std::array::from_fn(|v| at(columns.start, v).unwrap_or(zero[v]));
+        let mut acc = tile::<S, E, MR>(first, (a, 1, MR), (b, PANEL), [start; MR]);
+        let mut k0 = first;
+        while k0 < k {
+            let part =
+                tile::<S, E, MR>(CHAIN.min(k - k0), (a.add(k0 * MR), 1, MR), (b.add(k0 * PANEL), PANEL), [zero; MR]);
+            for (row, add) in acc.iter_mut().zip(part) {
+                for (lane, add) in row.iter_mut().zip(add) {
+                    *lane = S::add(*lane, add);
+                }
+            }
+            k0 += CHAIN;
+        }
+        for v in 0..NV {
+            if let Some(factor) = at(columns.factor, v) {
+                for row in &mut acc {
+                    row[v] = S::mul(E::number::<S>(row[v]), factor);
+                }
+            }
+            if let Some(offset) = at(columns.offset, v) {
+                for (row, query) in acc.iter_mut().zip(queries) {
+                    row[v] = S::fma(offset, S::splat(query.weight), row[v]);
+                }
+            }
+        }
+        acc
+    }
+}

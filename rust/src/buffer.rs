@@ -21,6 +21,11 @@ impl Buffer {
         Shared(self.lines.as_mut_ptr().cast())
     }
 
+    /// Its words, to read.
+    pub fn as_ptr(&self) -> *const f32 {
+        self.lines.as_ptr().cast()
+    }
+
     /// Its words.
     pub fn as_mut_ptr(&mut self) -> *mut f32 {
         self.lines.as_mut_ptr().cast()

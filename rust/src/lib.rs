@@ -7,16 +7,20 @@
 
 pub mod buffer;
 pub mod error;
+pub mod exact;
 pub mod grad;
 pub mod lse;
 pub mod pairs;
 
 #[cfg(feature = "python")]
 mod python;
+pub mod quant;
 pub mod rank;
 pub mod scan;
+pub mod search;
 pub mod select;
 pub mod simd;
+pub mod stats;
 pub mod strip;
 pub mod team;
 pub mod tile;

@@ -113,7 +113,7 @@ pub struct Query {
     pub weight: f32,
     /// Multiplies the bounds.
     pub terms: Terms,
-    /// Is added to them. Infinite: no bound holds, the row is passed over.
+    /// Is added to the sum. Infinite: every column is a candidate.
     pub error: f32,
 }
 
@@ -123,7 +123,9 @@ impl Query {
 
     #[inline(always)]
     fn error(&self, bounds: &Terms) -> f32 {
-        self.terms.iter().zip(bounds).fold(self.error, |sum, (t, b)| sum + t * b)
+        let error = self.terms.iter().zip(bounds).fold(self.error, |sum, (t, b)| sum + t * b);
+        // Also for 0 · ∞.
+        if error < f32::INFINITY { error } else { f32::INFINITY }
     }
 }
 
@@ -150,12 +152,12 @@ impl LeftOut<'_> {
     }
 }
 
-/// Rows `rows.0..rows.1` against `columns`.
+/// A few rows against `columns`.
 pub struct Scan<'a, E> {
-    /// All rows.
+    /// These rows.
     pub x: Matrix<'a, E>,
-    /// Which of them.
-    pub rows: (usize, usize),
+    /// The number of the first of them among all rows.
+    pub first: usize,
     /// Of these rows.
     pub queries: &'a [Query],
     /// Of these rows.
@@ -195,7 +197,8 @@ impl Hit<'_> {
             while mask != 0 {
                 let c = mask.trailing_zeros() as usize;
                 mask &= mask - 1;
-                let (value, id, i) = (self.values[r * self.width + c], self.column + c, self.row + r);
+                // Adding 0 leaves one zero: the order of candidates tells −0 from 0.
+                let (value, id, i) = (self.values[r * self.width + c] + 0.0, self.column + c, self.row + r);
                 // Again: the threshold may have risen within the tile.
                 if value <= self.thresholds[r] || id >= to || !left_out.keeps(i, id) {
                     continue;
@@ -222,42 +225,37 @@ impl<E: Product> Kernel for Scan<'_, E> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self) {
-        let (k, (i0, i1)) = (self.x.words(), self.rows);
+        let (k, m) = (self.x.words(), self.x.rows);
         let Columns { from, to, .. } = self.columns;
         let panels = self.workspace.as_mut_ptr();
         let resident = (RESIDENT / (4 * k.max(1)) / BLOCK * BLOCK).max(BLOCK);
         let (mut errors, mut thresholds) = ([0f32; 16], [f32::INFINITY; 16]);
         // SAFETY: the panels hold the rows; blocks stay within the packed columns.
         unsafe {
-            pack_panels(&self.x, i0, i1, MR, panels);
+            pack_panels(&self.x, 0, m, MR, panels);
             for part in (from..to).step_by(resident) {
-                for (p, i) in (i0..i1).step_by(MR).enumerate() {
-                    let rows = MR.min(i1 - i);
+                for (p, i) in (0..m).step_by(MR).enumerate() {
+                    let rows = MR.min(m - i);
                     let a = panels.add(p * MR * k);
-                    let queries = &self.queries[i - i0..][..rows];
-                    let selectors = &mut self.selectors[i - i0..][..rows];
+                    let queries = &self.queries[i..][..rows];
+                    let selectors = &mut self.selectors[i..][..rows];
                     for block in (part..to.min(part + resident)).step_by(BLOCK) {
                         thresholds[rows..].fill(f32::INFINITY);
                         for (r, (query, selector)) in queries.iter().zip(selectors.iter()).enumerate() {
                             errors[r] = self.columns.bounds.map_or(0.0, |b| query.error(&b[block / BLOCK]));
-                            // With an infinite error the row is passed over, and left to exact scores altogether.
-                            thresholds[r] = if errors[r] < f32::INFINITY {
-                                selector.threshold() - errors[r]
-                            } else {
-                                f32::INFINITY
-                            };
+                            thresholds[r] = selector.threshold() - errors[r];
                         }
                         let mut c = block;
                         while c < to.min(block + BLOCK) {
                             let b = self.columns.panels.add((c - from) / PANEL * PANEL * k + (c - from) % PANEL);
                             let values = values::<S, E, MR>(k, a, b, &self.columns, c, queries);
-                            let mut over = S::splat(f32::NEG_INFINITY);
+                            let mut any = 0;
                             for (row, threshold) in values.iter().zip(thresholds) {
                                 for v in row {
-                                    over = S::max(S::sub(*v, S::splat(threshold)), over);
+                                    any |= S::gt(*v, S::splat(threshold));
                                 }
                             }
-                            if S::gt(over, S::splat(0.0)) != 0 {
+                            if any != 0 {
                                 let mut tile = [0f32; 16 * PANEL];
                                 let mut masks = [0u32; 16];
                                 let width = NV * S::W;
@@ -271,7 +269,7 @@ impl<E: Product> Kernel for Scan<'_, E> {
                                     values: &tile,
                                     width,
                                     masks: &masks,
-                                    row: i,
+                                    row: self.first + i,
                                     column: c,
                                     errors: &errors,
                                     thresholds: &mut thresholds,

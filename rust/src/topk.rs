@@ -177,8 +177,8 @@ pub fn pair_topk<E: Product>(
                         (selectors, packed.at((j0 - from) * words))
                     };
                     isa.run(Scan {
-                        x,
-                        rows: (first + r0, first + r1),
+                        x: Matrix::new(&x.data[(first + r0) * x.columns..(first + r1) * x.columns], r1 - r0, x.columns),
+                        first: first + r0,
                         queries: &queries[..r1 - r0],
                         selectors,
                         columns: Columns {

@@ -3,6 +3,7 @@
 mod arguments;
 mod gradients;
 mod reductions;
+mod search;
 
 use crate::simd::Isa;
 use pyo3::prelude::*;
@@ -22,5 +23,8 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(gradients::pair_nll, m)?)?;
     m.add_function(wrap_pyfunction!(gradients::pair_softplus, m)?)?;
     m.add_function(wrap_pyfunction!(reductions::pair_rank, m)?)?;
+    m.add_function(wrap_pyfunction!(search::pair_topk, m)?)?;
+    m.add_function(wrap_pyfunction!(search::pair_stats, m)?)?;
+    m.add_class::<search::ExactStore>()?;
     Ok(())
 }

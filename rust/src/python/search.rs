@@ -1,0 +1,178 @@
+//! Selections and statistics.
+
+use super::arguments::{AnyMatrix, Common, Raw, Row, Stored, by_type, choice, matrix, run, same_columns, slice};
+use crate::error::ArgumentError;
+use crate::exact::Metric;
+use crate::pairs::{Diagonal, IdsMode};
+use crate::scan::Product;
+use crate::simd::Isa;
+use crate::tile::{Bf16, Matrix};
+use crate::topk::TopkArgs;
+use numpy::{
+    IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+type TopKResult<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<i64>>);
+
+#[pyfunction]
+#[pyo3(signature = (x, y, k, *, y_scale = None, y_bias = None, **kwargs))]
+pub(super) fn pair_topk<'py>(
+    py: Python<'py>,
+    x: &Bound<'py, PyAny>,
+    y: &Bound<'py, PyAny>,
+    k: usize,
+    y_scale: Row<'py, f32>,
+    y_bias: Row<'py, f32>,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<TopKResult<'py>> {
+    fn typed<'py, E: Stored + Product>(
+        x: &Raw<'py, E>,
+        y: &Raw<'py, E>,
+        py: Python<'py>,
+        k: usize,
+        args: &TopkArgs,
+        common: &Common,
+    ) -> PyResult<TopKResult<'py>> {
+        let (x, y) = (E::view(x), E::view(y));
+        same_columns(&x, &y)?;
+        let (threads, isa) = (common.threads, common.isa);
+        let out = run(py, || crate::topk::pair_topk(x, y, k, args, threads, isa))?;
+        Ok((out.scores.into_pyarray(py).reshape([x.rows, k])?, out.ids.into_pyarray(py).reshape([x.rows, k])?))
+    }
+    let common = Common::new(kwargs)?;
+    let pairs = common.pairs(false)?;
+    if pairs.x_bias.or(pairs.y_bias).is_some()
+        || pairs.x_ids.or(pairs.y_ids).is_some()
+        || common.ids_mode != IdsMode::Exclude
+    {
+        return Err(PyTypeError::new_err("pair_topk: takes no x_bias, x_ids, y_ids, ids_mode"));
+    }
+    let args = TopkArgs {
+        y_scale: slice("y_scale", &y_scale)?,
+        y_bias: slice("y_bias", &y_bias)?,
+        indptr: pairs.indptr,
+        indices: pairs.indices,
+        skip_diagonal: pairs.diagonal == Diagonal::Skip,
+    };
+    by_type!(x, y, typed(py, k, &args, &common))
+}
+
+type F64<'py> = Bound<'py, PyArray1<f64>>;
+type StatsResult<'py> = (Bound<'py, PyArray2<f64>>, F64<'py>, F64<'py>, Bound<'py, PyArray2<f32>>);
+
+#[pyfunction]
+#[pyo3(signature = (bank, y, betas, k, *, num_threads = 1, isa = None))]
+pub(super) fn pair_stats<'py>(
+    py: Python<'py>,
+    bank: &Bound<'py, PyAny>,
+    y: &Bound<'py, PyAny>,
+    betas: Vec<f32>,
+    k: usize,
+    num_threads: usize,
+    isa: Option<&str>,
+) -> PyResult<StatsResult<'py>> {
+    fn typed<'py, E: Stored>(
+        bank: &Raw<'py, E>,
+        y: &Raw<'py, E>,
+        py: Python<'py>,
+        (betas, k): (&[f32], usize),
+        (threads, isa): (usize, Isa),
+    ) -> PyResult<StatsResult<'py>> {
+        let (bank, y) = (E::view(bank), E::view(y));
+        same_columns(&bank, &y)?;
+        let out = run(py, || crate::stats::pair_stats(bank, y, betas, k, threads, isa))?;
+        Ok((
+            out.lse.into_pyarray(py).reshape([betas.len(), y.rows])?,
+            out.mean.into_pyarray(py),
+            out.var.into_pyarray(py),
+            out.top.into_pyarray(py).reshape([k, y.rows])?,
+        ))
+    }
+    let how = (threads(num_threads)?, Isa::named(isa)?);
+    by_type!(bank, y, typed(py, (&betas, k), how))
+}
+
+fn threads(wanted: usize) -> PyResult<usize> {
+    if wanted > 0 { Ok(wanted) } else { Err(PyValueError::new_err("num_threads: wanted at least 1, got 0")) }
+}
+
+/// Vectors prepared for exact search.
+#[pyclass(frozen, module = "simtile._core")]
+pub(super) struct ExactStore {
+    store: crate::search::ExactStore,
+}
+
+fn floats<'a>(name: &str, array: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Matrix<'a, f32>> {
+    let wrong = |_| PyTypeError::new_err(format!("{name}: wanted a C-contiguous array"));
+    Ok(Matrix::new(array.as_slice().map_err(wrong)?, array.shape()[0], array.shape()[1]))
+}
+
+type SearchResult<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<i64>>, usize);
+
+#[pymethods]
+impl ExactStore {
+    #[new]
+    #[pyo3(signature = (vectors, *, metric = "ip", codes = true, item_scale = None, item_bias = None, num_threads = 1, isa = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        vectors: PyReadonlyArray2<'_, f32>,
+        metric: &str,
+        codes: bool,
+        item_scale: Row<'_, f32>,
+        item_bias: Row<'_, f32>,
+        num_threads: usize,
+        isa: Option<&str>,
+    ) -> PyResult<ExactStore> {
+        let metric = match metric {
+            "ip" => Metric::InnerProduct,
+            "cosine" => Metric::Cosine,
+            "l2" => Metric::SquaredL2,
+            got => return Err(choice("metric", "ip, cosine, l2", got)),
+        };
+        let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
+        let (scale, bias) = (slice("item_scale", &item_scale)?, slice("item_bias", &item_bias)?);
+        let vectors = floats("vectors", &vectors)?;
+        let store = run(py, || crate::search::ExactStore::new(vectors, metric, scale, bias, codes, threads, isa))?;
+        Ok(ExactStore { store })
+    }
+
+    /// (rows, columns)
+    #[getter]
+    fn shape(&self) -> (usize, usize) {
+        (self.store.rows(), self.store.columns())
+    }
+
+    #[pyo3(signature = (queries, k, *, filter = None, indptr = None, indices = None, num_threads = 1, isa = None))]
+    #[allow(clippy::too_many_arguments)]
+    fn search<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'py, f32>,
+        k: usize,
+        filter: Option<PyReadonlyArray1<'py, u8>>,
+        indptr: Row<'py, i64>,
+        indices: Row<'py, i64>,
+        num_threads: usize,
+        isa: Option<&str>,
+    ) -> PyResult<SearchResult<'py>> {
+        let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
+        let queries = floats("queries", &queries)?;
+        if queries.columns != self.store.columns() {
+            let (wanted, got) = (self.store.columns(), queries.columns);
+            return Err(PyValueError::new_err(format!("queries: wanted {wanted} columns, got {got}")));
+        }
+        let csr = match (slice("indptr", &indptr)?, slice("indices", &indices)?) {
+            (None, None) => None,
+            (Some(p), Some(c)) => Some((p, c)),
+            _ => return Err(ArgumentError::Pair("indptr, indices").into()),
+        };
+        let filter = slice("filter", &filter)?;
+        let found = run(py, || self.store.search(queries, k, filter, csr, threads, isa))?;
+        let shape = [queries.rows, k];
+        Ok((found.scores.into_pyarray(py).reshape(shape)?, found.ids.into_pyarray(py).reshape(shape)?, found.computed))
+    }
+}

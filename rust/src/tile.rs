@@ -207,29 +207,43 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize>(
     c
 }
 
-/// [`tile`] from two packed panels, in chains of [`CHAIN`] words.
+/// [`tile`] from zero, in chains of `LINKS` words.
 ///
 /// # Safety
 /// As for [`tile`].
 #[inline(always)]
-pub unsafe fn tile_packed<S: Simd, E: Elem, const MR: usize>(k: usize, a: *const f32, b: *const f32) -> Acc<S, MR> {
-    let nr = NV * S::W;
+pub unsafe fn tile_chained<S: Simd, E: Elem, const MR: usize, const LINKS: usize>(
+    k: usize,
+    (a, a_row, a_step): (*const f32, usize, usize),
+    (b, b_step): (*const f32, usize),
+) -> Acc<S, MR> {
     // SAFETY: the caller's promise.
     unsafe {
         let zero = [[S::splat(0.0); NV]; MR];
-        let mut acc = tile::<S, E, MR>(k.min(CHAIN), (a, 1, MR), (b, nr), zero);
-        let mut k0 = CHAIN;
+        let mut acc = tile::<S, E, MR>(k.min(LINKS), (a, a_row, a_step), (b, b_step), zero);
+        let mut k0 = LINKS;
         while k0 < k {
-            let part = tile::<S, E, MR>(CHAIN.min(k - k0), (a.add(k0 * MR), 1, MR), (b.add(k0 * nr), nr), zero);
+            let from = (a.add(k0 * a_step), a_row, a_step);
+            let part = tile::<S, E, MR>(LINKS.min(k - k0), from, (b.add(k0 * b_step), b_step), zero);
             for (row, add) in acc.iter_mut().zip(part) {
                 for (lane, add) in row.iter_mut().zip(add) {
                     *lane = S::add(*lane, add);
                 }
             }
-            k0 += CHAIN;
+            k0 += LINKS;
         }
         acc
     }
+}
+
+/// [`tile_chained`] from two packed panels, in chains of [`CHAIN`] words.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline(always)]
+pub unsafe fn tile_packed<S: Simd, E: Elem, const MR: usize>(k: usize, a: *const f32, b: *const f32) -> Acc<S, MR> {
+    // SAFETY: the caller's promise.
+    unsafe { tile_chained::<S, E, MR, CHAIN>(k, (a, 1, MR), (b, NV * S::W)) }
 }
 
 /// The scores scale · <x_i, y_i> of rows with their own partners, summed in f64.

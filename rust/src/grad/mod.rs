@@ -177,7 +177,9 @@ pub fn pair_grad<E: Elem>(
     assert_eq!(x.columns, y.columns);
     let (m, n, d) = (x.rows, y.rows, x.columns);
     check(m, n, d, &loss, diagonal_grad, &wanted)?;
-    let pairs = Pairs::new(pairs, m, n, LOG2_E as f32)?;
+    // Exponents of two for the softmax; softplus takes its scores as they are.
+    let unit = if matches!(loss, Loss::Softplus { .. }) { 1.0 } else { LOG2_E };
+    let pairs = Pairs::new(pairs, m, n, unit as f32)?;
     if !(x.finite() && y.finite() && pairs.finite() && scale.is_finite()) {
         fill(&mut loss, &mut wanted, f32::NAN);
         return Ok(f64::NAN);
@@ -253,7 +255,7 @@ pub fn pair_grad<E: Elem>(
     let job = Job {
         x,
         y,
-        scoring: Scoring { words: k, unit: (f64::from(scale) * LOG2_E) as f32, pairs: &pairs },
+        scoring: Scoring { words: k, unit: (f64::from(scale) * unit) as f32, pairs: &pairs },
         form,
         want_x,
         want_y,

@@ -6,7 +6,10 @@ use crate::lse::{ColumnSums, LogSum, STRIP, reduce};
 use crate::simd::math::{exp2, softplus_sigmoid};
 use crate::simd::{Kernel, NV, Simd};
 use crate::strip::{Scoring, Stash};
-use crate::tile::{Elem, Matrix, tile};
+use crate::tile::{Elem, Matrix, tile_chained};
+
+/// Words of P summed in one chain: half a block of float32, a whole one of bfloat16, whose rounding is coarser anyway.
+const CHAIN: usize = STRIP / 2;
 
 /// How P comes out of a strip.
 #[derive(Clone, Copy, PartialEq)]
@@ -250,10 +253,14 @@ impl<E: Elem> Unit<'_, '_, E> {
                             }
                             *job.bias_parts.at(parts + r) = f64::from(S::sum(sum));
                         }
-                        if want_y_bias {
-                            for c in (0..columns).step_by(S::W) {
-                                S::store(sums.add(c), S::add(S::load(sums.add(c)), S::load(line.add(c))));
+                    }
+                    if want_y_bias {
+                        for c in (0..columns).step_by(S::W) {
+                            let mut sum = S::splat(0.0);
+                            for r in 0..rows {
+                                sum = S::add(sum, S::load(strip.add(r * STRIDE + c)));
                             }
+                            S::store(sums.add(c), S::add(S::load(sums.add(c)), sum));
                         }
                     }
                 }
@@ -270,7 +277,7 @@ impl<E: Elem> Unit<'_, '_, E> {
         }
     }
 
-    /// Scores (powers of two) of row `i` to its P; returns the row's loss where the form has one.
+    /// Scores of row `i` to its P; returns the row's loss where the form has one.
     #[inline(always)]
     unsafe fn row_of_p<S: Simd>(
         &self,
@@ -332,8 +339,7 @@ impl<E: Elem> Unit<'_, '_, E> {
             for d in (0..job.padded).step_by(nr) {
                 let b = job.x_columns.at(d / nr * job.x_stride);
                 for j in (0..live).step_by(MR) {
-                    let zero = [[S::splat(0.0); NV]; MR];
-                    let acc = tile::<S, E, MR>(rows / E::PER_WORD, (p.add(j), 1, STRIDE), (b, nr), zero);
+                    let acc = tile_chained::<S, E, MR, CHAIN>(rows / E::PER_WORD, (p.add(j), 1, STRIDE), (b, nr));
                     for (r, lanes) in acc.iter().enumerate().take(live - j) {
                         add_to::<S>(job.dy.at((j0 - place.from + j + r) * job.padded + d), lanes);
                     }
@@ -357,8 +363,7 @@ impl<E: Elem> Unit<'_, '_, E> {
                 for d in (0..job.padded).step_by(nr) {
                     let b = job.y_columns.at(d / nr * job.y_stride + j / E::PER_WORD * nr);
                     for i in (0..rows).step_by(MR) {
-                        let zero = [[S::splat(0.0); NV]; MR];
-                        let acc = tile::<S, E, MR>(k, (p.add((first + i) * STRIDE), STRIDE, 1), (b, nr), zero);
+                        let acc = tile_chained::<S, E, MR, CHAIN>(k, (p.add((first + i) * STRIDE), STRIDE, 1), (b, nr));
                         for (r, lanes) in acc.iter().enumerate().take(rows - i) {
                             add_to::<S>(job.dx.at((place.dx_row + first + i + r) * job.padded + d), lanes);
                         }

@@ -27,12 +27,20 @@ pub unsafe fn exp2_raised<S: Simd>(x: S::V) -> S::V {
 
 #[inline(always)]
 unsafe fn polynomial<S: Simd>(x: S::V, unit: f32) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let n = S::round(x);
+        reduced::<S>(S::sub(x, n), n, unit)
+    }
+}
+
+/// unit · 2^(f + n) for f in [-1/2, 1/2] and integer-valued n.
+#[inline(always)]
+unsafe fn reduced<S: Simd>(f: S::V, n: S::V, unit: f32) -> S::V {
     const C: [f32; 6] =
         [std::f32::consts::LN_2, 0.240_226_48, 0.055_503_324, 0.009_618_437, 0.001_339_887_4, 0.000_153_533_62];
     // SAFETY: the caller's promise.
     unsafe {
-        let n = S::round(x);
-        let f = S::sub(x, n);
         let mut p = S::splat(C[5] * unit);
         for c in [C[4], C[3], C[2], C[1], C[0], 1.0] {
             p = S::fma(p, f, S::splat(c * unit));
@@ -41,18 +49,36 @@ unsafe fn polynomial<S: Simd>(x: S::V, unit: f32) -> S::V {
     }
 }
 
-/// (softplus(z), sigmoid(z)) = (log(1 + e^z), 1 / (1 + e^-z)) of `x = z log2(e)`. Both keep their relative accuracy at either end:
+/// e^z. The product with log2(e) is taken in two parts: its rounding alone would cost |z| · 6e-8 of the result.
+///
+/// # Safety
+/// `S` is available.
+#[inline(always)]
+pub unsafe fn exp<S: Simd>(z: S::V) -> S::V {
+    const LOW: f32 = (std::f64::consts::LOG2_E - std::f32::consts::LOG2_E as f64) as f32;
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Beyond, the result is 0 or not a number anyway, and the product of LEFT_OUT would overflow.
+        let z = S::max(z, S::splat(-200.0));
+        let high = S::splat(std::f32::consts::LOG2_E);
+        let n = S::round(S::mul(z, high));
+        let f = S::fma(z, S::splat(LOW), S::fma(z, high, S::sub(S::splat(0.0), n)));
+        reduced::<S>(f, n, 1.0)
+    }
+}
+
+/// (softplus(z), sigmoid(z)) = (log(1 + e^z), 1 / (1 + e^-z)). Both keep their relative accuracy at either end:
 /// log(1 + e) = 2 artanh(e / (2 + e)), a series of degree 9.
 ///
 /// # Safety
 /// `S` is available.
 #[inline(always)]
-pub unsafe fn softplus_sigmoid<S: Simd>(x: S::V) -> (S::V, S::V) {
+pub unsafe fn softplus_sigmoid<S: Simd>(z: S::V) -> (S::V, S::V) {
     const C: [f32; 4] = [0.333_332_06, 0.200_108_5, 0.139_995_53, 0.140_123_19];
     // SAFETY: the caller's promise.
     unsafe {
         let (zero, one) = (S::splat(0.0), S::splat(1.0));
-        let e = exp2::<S>(S::min(x, S::sub(zero, x)));
+        let e = exp::<S>(S::min(z, S::sub(zero, z)));
         let t = S::div(e, S::add(S::splat(2.0), e));
         let u = S::mul(t, t);
         let mut series = S::splat(C[3]);
@@ -60,8 +86,8 @@ pub unsafe fn softplus_sigmoid<S: Simd>(x: S::V) -> (S::V, S::V) {
             series = S::fma(series, u, S::splat(c));
         }
         let log1p = S::mul(S::add(t, t), series);
-        let softplus = S::fma(S::max(x, zero), S::splat(std::f32::consts::LN_2), log1p);
-        let sigmoid = S::div(S::select_gt(x, zero, one, e), S::add(one, e));
+        let softplus = S::add(S::max(z, zero), log1p);
+        let sigmoid = S::div(S::select_gt(z, zero, one, e), S::add(one, e));
         (softplus, sigmoid)
     }
 }

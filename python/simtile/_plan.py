@@ -36,6 +36,9 @@ DENSE_BYTES = 256 << 20
 WORKSPACE_BYTES = 16 << 20
 """Bound of an engine's buffer of coefficients."""
 
+WHOLE_ROWS = 256 << 10
+"""Up to this many columns a one-sided loss keeps 48 whole rows of scores, the engine's least, in about 50 MB."""
+
 STASH_BYTES = 32 << 20
 """``plan="auto"`` spends at most this much on a stash; ``explain(memory_budget=...)`` shows other budgets."""
 
@@ -50,6 +53,7 @@ _REASONS = {
     "small": "the scores are small enough that storing them is as fast as tiles",
     "no_tiles": "no tile engine for this dtype and device, and the scores fit into {dense_bytes}",
     "one_sided": "one-sided, so gradients are made in the forward pass",
+    "many_columns": "so many columns that rows of scores would not stay small: the tiles are computed twice",
     "two_sided": "two-sided: a column's log-sum-exp needs all rows, so the tiles are computed twice",
     "stash_fits": "two-sided, bfloat16 inputs, scale at most {max_scale:g}, and the stash fits into the memory budget",
     "stash_inexact": "a stash was asked for, but half-precision scores are too coarse above a scale of {max_scale:g}",
@@ -115,8 +119,10 @@ def decide(
         return "dense", "small"
     if not tiles and M * N * max(dtype.itemsize, 4) <= DENSE_BYTES:
         return "dense", "no_tiles"
-    if one_sided:
+    if one_sided and N <= WHOLE_ROWS:
         return "chunked", "one_sided"
+    if one_sided:
+        return "recompute", "many_columns"
     budget = STASH_BYTES if memory_budget is None else memory_budget
     if (
         stashable

@@ -208,11 +208,7 @@ impl Hit<'_> {
                 if full {
                     match exact {
                         None => selector.cut(),
-                        Some(exact) => {
-                            if !selector.cut_bounds() {
-                                *self.computed += selector.resolve(i, exact);
-                            }
-                        }
+                        Some(exact) => *self.computed += selector.cut_bounds(i, exact),
                     }
                     self.thresholds[r] = selector.threshold() - error;
                 }

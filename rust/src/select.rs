@@ -1,8 +1,10 @@
 //! The k best of a stream of candidates, whose scores may be known only to lie between two bounds.
 //!
-//! Candidates are appended while they can still be among the k best; a full buffer is cut back by a selection in linear time, so that any
-//! k costs O(1) a candidate. With exact scores (`lower == upper`) the cut keeps k. With bounds it keeps whatever
-//! overlaps the k-th largest lower bound, and where that is too much, or at the end, exact scores decide ([`Selector::resolve`]).
+//! Candidates are appended while they can still be among the k best; a full buffer is cut back in linear time, so that any k costs O(1) a
+//! candidate. With exact scores (`lower == upper`) the cut keeps k. With bounds it keeps whatever reaches the k-th largest lower
+//! bound. Where that is too much, exact scores are taken of the few that are likely to be among the best: the threshold is then one
+//! error below the k-th best, not two, which leaves a fraction of the candidates. The rest are scored at the end, in the order of their
+//! upper bounds, until none can reach the k-th ([`Selector::resolve`]).
 
 use std::cmp::Ordering;
 
@@ -34,6 +36,8 @@ pub struct Selector {
     best: Vec<(f64, u32)>,
 }
 
+/// Candidates between bounds that a row may have before all of them are scored.
+const MOST: usize = 4096;
 /// Exact scores that are asked for at a time.
 const CHUNK: usize = 8;
 
@@ -78,40 +82,81 @@ impl Selector {
         }
     }
 
-    /// Drop candidates whose upper bound is below k others' lower bounds; true when few enough are left.
-    pub fn cut_bounds(&mut self) -> bool {
+    /// Cut back candidates of row `row` that are known by bounds. Returns how many exact scores were computed.
+    pub fn cut_bounds(&mut self, row: usize, exact: &dyn Exact) -> usize {
         if self.found.len() >= self.k {
             let (_, kth, _) = self.found.select_nth_unstable_by(self.k - 1, |a, b| b.lower.total_cmp(&a.lower));
             self.floor = self.floor.max(kth.lower);
         }
         let floor = self.floor;
         self.found.retain(|c| c.upper >= floor);
-        self.found.len() <= self.k + (self.limit - self.k) / 2
+        // Where bounds are tight they are enough.
+        if self.found.len() <= self.k + (self.limit - self.k) / 2 {
+            return 0;
+        }
+        let mut computed = 0;
+        let middle = |c: &Candidate| c.lower + 0.5 * (c.upper - c.lower);
+        let missing = self.k - self.best.len();
+        if missing > 0 && missing < self.found.len() {
+            self.found.select_nth_unstable_by(missing - 1, |a, b| middle(b).total_cmp(&middle(a)));
+            computed += self.score(row, exact, |i, _, _| i < missing);
+        }
+        computed += self.score(row, exact, |_, c, floor| middle(c) >= floor);
+        let floor = self.floor;
+        self.found.retain(|c| c.upper >= floor);
+        if self.found.len() >= MOST {
+            computed += self.resolve(row, exact);
+        }
+        // Room for as many again, so that a wide band of candidates is not cut again and again.
+        self.limit = self.limit.max(2 * self.found.len());
+        computed
+    }
+
+    /// Move the candidates that `wanted` names (by position, bounds, and the threshold before) to those of exact score.
+    fn score(&mut self, row: usize, exact: &dyn Exact, wanted: impl Fn(usize, &Candidate, f32) -> bool) -> usize {
+        let (floor, mut i) = (self.floor, 0);
+        let mut ids = Vec::new();
+        self.found.retain(|c| {
+            let take = wanted(i, c, floor);
+            i += 1;
+            if take {
+                ids.push(c.id);
+            }
+            !take
+        });
+        for ids in ids.chunks(CHUNK) {
+            self.add(row, exact, ids);
+        }
+        ids.len()
+    }
+
+    fn add(&mut self, row: usize, exact: &dyn Exact, ids: &[u32]) {
+        let mut scores = [0f64; CHUNK];
+        exact.scores(row, ids, &mut scores[..ids.len()]);
+        for (&score, &id) in scores.iter().zip(ids) {
+            insert(&mut self.best, self.k, (score, id));
+        }
+        if self.best.len() == self.k {
+            self.floor = self.floor.max(exact.floor(row, self.best[self.k - 1].0));
+        }
     }
 
     /// Replace the candidates of row `row` by the k best exact scores among them and all before them. Returns how many were computed.
     pub fn resolve(&mut self, row: usize, exact: &dyn Exact) -> usize {
-        self.cut_bounds();
-        self.found.sort_unstable_by(|a, b| b.upper.total_cmp(&a.upper).then(a.id.cmp(&b.id)));
-        let (mut ids, mut scores, mut computed) = ([0u32; CHUNK], [0f64; CHUNK], 0);
-        for chunk in self.found.chunks(CHUNK) {
+        let mut found = std::mem::take(&mut self.found);
+        found.retain(|c| c.upper >= self.floor);
+        found.sort_unstable_by(|a, b| b.upper.total_cmp(&a.upper).then(a.id.cmp(&b.id)));
+        let (mut ids, mut computed) = ([0u32; CHUNK], 0);
+        for chunk in found.chunks(CHUNK) {
             if chunk[0].upper < self.floor {
                 break;
             }
             for (id, candidate) in ids.iter_mut().zip(chunk) {
                 *id = candidate.id;
             }
-            let len = chunk.len();
-            exact.scores(row, &ids[..len], &mut scores[..len]);
-            computed += len;
-            for (&score, &id) in scores.iter().zip(&ids).take(len) {
-                insert(&mut self.best, self.k, (score, id));
-            }
-            if self.best.len() == self.k {
-                self.floor = self.floor.max(exact.floor(row, self.best[self.k - 1].0));
-            }
+            self.add(row, exact, &ids[..chunk.len()]);
+            computed += chunk.len();
         }
-        self.found.clear();
         computed
     }
 
@@ -185,8 +230,8 @@ mod tests {
             for (id, &(s, width)) in scores.iter().enumerate() {
                 let (s, width) = (f32::from(s), f32::from(width));
                 let candidate = Candidate { lower: s - width / 2.0, upper: s + width, id: id as u32 };
-                if candidate.upper >= selector.threshold() && selector.push(candidate) && !selector.cut_bounds() {
-                    selector.resolve(0, &table);
+                if candidate.upper >= selector.threshold() && selector.push(candidate) {
+                    selector.cut_bounds(0, &table);
                 }
             }
             selector.resolve(0, &table);

@@ -1,0 +1,56 @@
+"""Log-sum-exp of rows, columns or both: one pass over the scores, forward only, beside ``torch.logsumexp``."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from harness import Bench, Case, main, print_race, race, rounds_of, rows_of_race
+from machine import Ceilings, Record
+from simtile.functional import pair_lse
+from simtile.kernels import reference_torch
+
+SCALE = 20.0
+
+
+def ours(x: Tensor, y: Tensor, direction: str) -> tuple[Tensor, ...]:
+    found = pair_lse(x, y, scale=SCALE, direction=direction)  # type: ignore[arg-type]
+    return tuple(lse for lse in found if lse is not None)
+
+
+def dense(x: Tensor, y: Tensor, direction: str) -> tuple[Tensor, ...]:
+    s = SCALE * x @ y.T
+    return tuple(torch.logsumexp(s, dim) for dim in {"row": (1,), "column": (0,), "both": (1, 0)}[direction])
+
+
+def exact(x: Tensor, y: Tensor, direction: str) -> tuple[Tensor, ...]:
+    found = reference_torch.pair_lse(x, y, scale=SCALE, direction=direction)  # type: ignore[arg-type]
+    return tuple(lse for lse in found if lse is not None)
+
+
+BENCH = Bench(
+    file=__file__,
+    option="direction",
+    variants={"both": 1, "row": 1, "column": 1},
+    contenders={"simtile": ours, "torch": dense},
+    exact=exact,
+    backward=False,
+)
+
+
+def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
+    """Both types for both directions; a single direction shows in float32 what the other one costs."""
+    shapes = [("both", "float32"), ("both", "bfloat16"), ("row", "float32"), ("column", "float32")]
+    cases = [
+        Case(direction, dtype, 8192, 384, options.threads) for direction, dtype in shapes[: 2 if options.quick else 4]
+    ]
+    results = race(BENCH, cases, **rounds_of(options))
+    rows = [row for entries in results for row in rows_of_race(BENCH, entries, ceilings)]
+    print_race(f"Log-sum-exp, forward, B = 8,192, {options.threads} threads", BENCH, rows)
+    return {"rows": rows, "processes": [p for entries in results for e in entries for p in e.processes]}
+
+
+if __name__ == "__main__":
+    main(BENCH, __doc__, run)

@@ -1,0 +1,198 @@
+"""What a figure was measured on: processor, versions, commit, who else was busy, and the ceilings of a core.
+
+The ceilings are measured, not looked up: ``microkernel/`` runs multiply-adds on registers alone. A rate beside its
+ceiling can be compared between machines, a rate in GFLOP/s cannot.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import re
+import resource
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+import simtile
+from simtile import _core
+
+BENCHES = Path(__file__).resolve().parent
+OUT = BENCHES / "out"
+RESULTS = BENCHES / "results"
+PROJECT = BENCHES / "microkernel"
+
+Record: TypeAlias = dict[str, Any]
+
+
+def environment(threads: int) -> Record:
+    """Processor, versions and commit, as they go into the JSON."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "isa": _core.isas()[0],
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "simtile": simtile.__version__,
+        "kernel": platform.release(),
+        "load_before": os.getloadavg(),
+    }
+
+
+def cpu_name() -> str:
+    """The model, with family and model number: virtual machines often say no more than the maker's name."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    field = {name: match[1] for name in ("model name", "cpu family", "model") if (match := _field(name, text))}
+    if "model name" not in field:
+        return platform.machine()
+    return f"{field['model name']} (family {field.get('cpu family')}, model {field.get('model')})"
+
+
+def _field(name: str, text: str) -> re.Match[str] | None:
+    return re.search(rf"^{name}\s*:\s*(.+?)\s*$", text, re.MULTILINE)
+
+
+def slug() -> str:
+    """The processor as a file name."""
+    return re.sub(r"[^a-z0-9]+", "-", f"{cpu_name()} {os.cpu_count()} cores".lower()).strip("-")
+
+
+def commit() -> str:
+    """The commit, with "+" where the working tree differs from it; "unknown" outside of Git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=BENCHES, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", "..")
+        return git("rev-parse", "--short", "HEAD") + ("+" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class Disturbance:
+    """Which share of the machine something else took: ``steal`` by the hypervisor, ``others`` by other processes.
+
+    Enter, run, leave; then read ``steal`` and ``others``, both of all cores' time and None where /proc is missing, and
+    ``cpu_seconds``, the CPU time that this process used.
+    """
+
+    steal: float | None = None
+    others: float | None = None
+    cpu_seconds = 0.0
+
+    def __enter__(self) -> Disturbance:
+        self._before = _jiffies(), _own_seconds()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        (before, own_before), (after, own_after) = self._before, (_jiffies(), _own_seconds())
+        self.cpu_seconds = own_after - own_before
+        if before is None or after is None or sum(after) == sum(before):
+            return
+        spent = [b - a for a, b in zip(before, after, strict=True)]
+        total = sum(spent)
+        idle, stolen = spent[3] + spent[4], spent[7]
+        own = self.cpu_seconds * os.sysconf("SC_CLK_TCK")
+        self.steal = round(stolen / total, 4)
+        self.others = round(max(0.0, total - idle - stolen - own) / total, 4)
+
+
+def _jiffies() -> list[int] | None:
+    """user nice system idle iowait irq softirq steal; the guest columns behind them are counted in user already."""
+    try:
+        return [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+
+
+def _own_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class PeakMemory:
+    """Extra peak memory of what runs inside, in bytes: the high-water mark over what was resident on entry.
+
+    Linux resets the mark through /proc/self/clear_refs. Elsewhere the mark of the whole process stands in: right as
+    long as what runs inside is the largest thing so far.
+    """
+
+    extra = 0
+
+    def __enter__(self) -> PeakMemory:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            self._before = _high_water()
+        else:
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.extra = max(0, _high_water() - self._before)
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found, field
+    return 1024 * int(found[1])
+
+
+def _high_water() -> int:
+    if Path("/proc/self/status").exists():
+        return _status("VmHWM")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+@functools.cache
+def _microkernel_program() -> Path:
+    manifest = str(PROJECT / "Cargo.toml")
+    build = ["cargo", "build", "--release", "--quiet", "--locked", "--manifest-path", manifest]
+    subprocess.run(build, check=True)
+    return PROJECT / "target/release/simtile-microkernel-bench"
+
+
+def microkernel(*arguments: str) -> list[Record]:
+    """Build ``microkernel/`` (the first time: about a minute), run it, and return the records that it prints."""
+    command = [_microkernel_program(), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class Ceilings:
+    """Measured multiply-add rates of a core, in GFLOP/s (GOP/s for bytes)."""
+
+    def __init__(self, records: list[Record]) -> None:
+        self.records = records
+
+    @classmethod
+    def measured(cls, threads: int) -> Ceilings:
+        return cls(microkernel("ceilings", str(threads)))
+
+    def rate(self, dtype: str, threads: int = 1, isa: str | None = None) -> float | None:
+        """Of ``threads`` busy cores, each; None where ``isa`` (default: the best) has no such instruction."""
+        isa = isa or _core.isas()[0]
+        found = [r for r in self.records if (r["isa"], r["dtype"], r["threads"]) == (isa, dtype, threads)]
+        return float(found[0]["rate"]) if found else None
+
+    def share(self, rate: float, dtype: str, threads: int = 1, isa: str | None = None) -> float | None:
+        """``rate`` per core over the ceiling."""
+        ceiling = self.rate(dtype, threads, isa)
+        return rate / ceiling if ceiling else None

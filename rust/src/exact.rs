@@ -87,6 +87,17 @@ impl<'a> Items<'a> {
     }
 }
 
+#[inline(always)]
+fn prefetch(row: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(16) {
+        // SAFETY: a prefetch has no effect on memory.
+        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
 struct Scores<'a> {
     items: &'a Items<'a>,
     query: &'a [f32],
@@ -100,9 +111,13 @@ impl Kernel for Scores<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self) {
         let Items { metric, scale, bias, inverse, .. } = *self.items;
-        for (out, &id) in self.out.iter_mut().zip(self.ids) {
+        for (t, (out, &id)) in self.out.iter_mut().zip(self.ids).enumerate() {
             let j = id as usize;
             let y = self.items.vector(j);
+            // Candidates lie anywhere: the next is fetched from memory while this one is summed.
+            if let Some(&next) = self.ids.get(t + 1) {
+                prefetch(self.items.vector(next as usize));
+            }
             let s = match metric {
                 Metric::SquaredL2 => {
                     *out = -squared_l2(self.query, y) + 0.0;

@@ -5,6 +5,9 @@
 //! shifted to `q + 128`, as the byte product of the hardware wants it; `−128 Σ q_y` is where the accumulators start. Sums of
 //! bytes are exact: |Σ (q_x + 128) q_y| <= 255 · 127 · D < 2^31 for `D <= MAX_COLUMNS`.
 //!
+//! A few coordinates of the vectors are often much larger than the others and would set the scale for all; up to [`MAX_HEAVY`] of them
+//! ("heavy") stay in f32 and are 0 in the codes: x and y below are the vectors without them.
+//!
 //! # The bound
 //! The pass compares `v = fl(A_j · acc + w_i · B_j)` with thresholds; the score e_ij that is reported comes from f64 arithmetic on the
 //! f32 vectors. Both are related to `V_ij = w_i · score_ij` in real numbers, where w_i > 0 turns scores of row i into the unit of v,
@@ -18,14 +21,16 @@
 //! 3. *f32 products.* Without codes step 1 is replaced by the rounding of the sum: every product passes at most
 //!    `n = min(D, 128) + ⌈D/128⌉ + 1` roundings, so the error is at most `γ_n ‖x‖ ‖y‖`, γ_n = n u / (1 − n u) [1], plus D · 2^-125 |A_j|
 //!    for underflow, flushed to zero or not.
-//! 4. *Epilogue.* Conversion of acc, A_j, their product, the sum and the comparison against a rounded threshold each cost at most u
-//!    of |A_j acc|; w_i, B_j, their product, the sum and the comparison at most u of |w_i B_j|. No more than 8 in either case; both are
-//!    counted as `16 u`. Underflow here: 2^-150 · 2^31 (A_j is rounded, |acc| < 2^31), counted as 2^-100.
+//! 4. *Epilogue.* `v = A_j acc + w_i B_j + Σ_h fl(w_i x_h) fl(α_j y_h)`, added in this order. Conversion of acc, A_j, their product, the
+//!    sum and the comparison against a rounded threshold each cost at most u of |A_j acc|; w_i, B_j, their product, the sum and the
+//!    comparison at most u of |w_i B_j|; no more than 8 in either case, and one more for each of the 5 heavy coordinates. The
+//!    heavy products themselves pass no more. All three are counted as `16 u`, of `w ‖x_h‖ · |α| ‖y_h‖` for the last. Underflow, flushed to
+//!    zero or not: at most 2^-126 · 2^40, as neither heavy factor exceeds 2^40, and 2^-126 · 2^31 for A_j; counted as 2^-80.
 //! 5. *f64.* Products of two f32 are exact in f64; D sums and at most 8 further operations cost (D + 8) 2^-53 of the terms' norm, far
-//!    below the difference between the 8 and the 16 u of step 4 for D <= 2^24. For squared distances δ the unit is
+//!    below the difference between the 13 and the 16 u of step 4 for D <= 2^24. For squared distances δ the unit is
 //!    `w (‖x‖² − δ) / 2 = w (x·y − ‖y‖²/2)`; δ <= 2‖x‖² + 2‖y‖² carries a relative (D + 8) 2^-52, whose first part is the row's `error`
 //!    and whose second is in the 16 u of B.
-//! 6. *The bound itself* is evaluated in f32: a dot product of four non-negative numbers, each rounded up; its own rounding and that
+//! 6. *The bound itself* is evaluated in f32: a dot product of five non-negative numbers, each rounded up; its own rounding and that
 //!    of `v ± error` are within the factor 1 + 2^-10 that all terms of a row carry.
 //!
 //! So |v − w_i e_ij| <= error_ib, with maxima over blocks of [`crate::scan::BLOCK`] columns: an outlier loosens only its own block.
@@ -42,6 +47,14 @@ pub const MAX_COLUMNS: usize = 65536;
 const SMALLEST: f32 = f32::from_bits((127 - 100) << 23);
 /// 2^100: what products of weights and offsets stay below.
 const LARGEST: f64 = 1.267_650_600_228_229_4e30;
+/// Coordinates that are kept in f32 beside the codes.
+pub const MAX_HEAVY: usize = 5;
+/// How many times the root mean square of all coordinates a heavy one's is: below this its codes are as good as the others'.
+const HEAVY: f64 = 1.8;
+/// Rows from which heavy coordinates are told.
+const SAMPLE: usize = 1024;
+/// 2^40: what heavy factors stay below.
+const LARGE_HEAVY: f64 = (1u64 << 40) as f64;
 /// 2^60: what factors, and the norms of f32 rows on either side, stay below.
 const LARGE: f64 = (1u64 << 60) as f64;
 const U: f64 = 1.0 / (1u32 << 24) as f64;
@@ -49,8 +62,8 @@ const U: f64 = 1.0 / (1u32 << 24) as f64;
 const EPILOGUE: f64 = 16.0 * U;
 /// Step 6.
 const UP: f64 = 1.0 + 1.0 / 1024.0;
-/// 2^-100
-const UNDERFLOW: f64 = 7.888_609_052_210_118e-31;
+/// 2^-80
+const UNDERFLOW: f64 = 8.271_806_125_530_277e-25;
 /// 2^-125
 const UNDERFLOW_F32: f64 = 2.350_988_701_644_575e-38;
 const LANES: usize = 16;
@@ -117,6 +130,22 @@ pub fn quantise(row: &[f32], codes: &mut [u8]) -> Quantised {
     }
 }
 
+/// The columns of `vectors` (n, d) that are much larger than the rest, at most [`MAX_HEAVY`], the largest first.
+pub fn heavy(vectors: &[f32], d: usize) -> Vec<usize> {
+    let n = vectors.len() / d;
+    let mut squares = vec![0f64; d];
+    for i in (0..n).step_by(n.div_ceil(SAMPLE).max(1)) {
+        for (sum, v) in squares.iter_mut().zip(&vectors[i * d..][..d]) {
+            *sum += f64::from(*v) * f64::from(*v);
+        }
+    }
+    let least = HEAVY * HEAVY * squares.iter().sum::<f64>() / d as f64;
+    let mut heavy: Vec<usize> = (0..d).filter(|&t| squares[t] > least).collect();
+    heavy.sort_by(|&a, &b| squares[b].total_cmp(&squares[a]));
+    heavy.truncate(MAX_HEAVY);
+    heavy
+}
+
 /// Rounded up.
 pub fn up(x: f64) -> f32 {
     (x as f32).next_up()
@@ -136,6 +165,8 @@ pub struct Column {
     pub residual: f64,
     /// ‖ŷ‖, or ‖y‖ without codes.
     pub norm: f64,
+    /// ‖y_h‖
+    pub heavy: f64,
     /// |β|
     pub offset: f64,
 }
@@ -143,19 +174,26 @@ pub struct Column {
 impl Column {
     /// Whether steps 3 and 4 hold for accumulators that are multiplied by `factor`; otherwise the column counts as ŷ = 0.
     pub fn passes(&mut self, factor: f64, codes: bool) -> bool {
-        let passes = factor.abs() < LARGE && (codes || self.norm < LARGE);
+        let passes = factor.abs() < LARGE && (codes || self.norm < LARGE) && self.factor * self.heavy < LARGE_HEAVY;
         if !passes {
-            (self.residual, self.norm) = (self.residual + self.norm, 0.0);
+            self.residual += self.norm + self.heavy;
+            (self.norm, self.heavy) = (0.0, 0.0);
         }
         passes
     }
 }
 
-/// The maxima of a block: |α| ‖y−ŷ‖, |α| ‖ŷ‖, |β|, and what underflow can do.
+/// The maxima of a block: |α| ‖y−ŷ‖, |α| ‖ŷ‖, |β|, |α| ‖y_h‖, and what underflow can do.
 pub fn bounds(columns: &[Column], d: usize, codes: bool) -> Terms {
     let most = |f: &dyn Fn(&Column) -> f64| up(columns.iter().map(f).fold(0.0, f64::max) * UP);
-    let underflow = |c: &Column| if codes { UNDERFLOW } else { UNDERFLOW + d as f64 * UNDERFLOW_F32 * c.factor };
-    [most(&|c| c.factor * c.residual), most(&|c| c.factor * c.norm), most(&|c| c.offset), most(&underflow)]
+    let underflow = |c: &Column| if codes { UNDERFLOW } else { d as f64 * UNDERFLOW_F32 * (1.0 + c.factor) };
+    [
+        most(&|c| c.factor * c.residual),
+        most(&|c| c.factor * c.norm),
+        most(&|c| c.offset),
+        most(&|c| c.factor * c.heavy),
+        most(&underflow),
+    ]
 }
 
 /// A row's side of the bound.
@@ -163,8 +201,10 @@ pub fn bounds(columns: &[Column], d: usize, codes: bool) -> Terms {
 pub struct Row {
     /// What turns its scores into V without codes.
     pub unit: f64,
-    /// ‖x‖, to a relative 2^-20.
+    /// ‖x‖ with the heavy coordinates, to a relative 2^-20.
     pub norm: f64,
+    /// ‖x_h‖, likewise.
+    pub heavy: f64,
     /// ‖x‖² for squared distances: it scales the error of their f64 arithmetic.
     pub square: Option<f64>,
 }
@@ -187,13 +227,18 @@ impl Row {
     fn query(&self, weight: f64, [p, q]: [f64; 2], d: usize, offset: f64) -> (Query, f64) {
         // Step 5.
         let error = weight * self.square.unwrap_or(0.0) * (d as f64 + 8.0) / (1u64 << 51) as f64;
-        let query = if !(self.norm < LARGE && weight > 1.0 / LARGEST && weight + weight * offset + error < LARGEST) {
+        let heavy = weight * self.heavy;
+        let query = if !(self.norm < LARGE
+            && heavy < LARGE_HEAVY
+            && weight > 1.0 / LARGEST
+            && weight + weight * offset + error < LARGEST)
+        {
             Query { error: f32::INFINITY, ..Query::PLAIN }
         } else if self.norm == 0.0 && self.square.is_none() {
             // v = B_j, exactly.
             Query::PLAIN
         } else {
-            let terms = [up(p * UP), up(q * UP), up(EPILOGUE * weight * UP), 1.0];
+            let terms = [up(p * UP), up(q * UP), up(EPILOGUE * weight * UP), up(EPILOGUE * heavy * UP), 1.0];
             Query { weight: weight as f32, terms, error: if error > 0.0 { up(error * UP) } else { 0.0 } }
         };
         (query, weight)

@@ -1,6 +1,6 @@
 //! One pass over packed columns, in which every score meets its row's threshold while the tile is still in registers.
 //!
-//! `value_ij = factor_j · acc_ij + weight_i · offset_j` is a score in a unit of row i's own. It differs from the true one by at most
+//! `value_ij = factor_j · acc_ij + weight_i · offset_j + <h_i, g_j>`, with a few f32 coordinates h and g, is a score in a unit of row i's own. It differs from the true one by at most
 //! `error_ib = Σ_t terms_i[t] · bounds_b[t]` (columns of block b; see [`crate::quant`]; without bounds, values are taken as they are).
 //! Only values above `threshold_i − error_ib` leave the registers: a few in ten thousand, so that the pass costs what its products cost.
 
@@ -19,7 +19,7 @@ const CHAIN: usize = 128;
 const RESIDENT: usize = 400 << 10;
 
 /// Bounds of a block of columns: what its rows' [`Query::terms`] are multiplied with.
-pub type Terms = [f32; 4];
+pub type Terms = [f32; 5];
 
 /// How products of this type become numbers.
 pub trait Product: Elem {
@@ -102,6 +102,8 @@ pub struct Columns<'a> {
     pub factor: Option<&'a [f32]>,
     /// 0 when None.
     pub offset: Option<&'a [f32]>,
+    /// Panels of the coordinates in f32, from the first column, when there are any.
+    pub heavy: *const f32,
     /// For each [`BLOCK`] of all columns. None: values are scores.
     pub bounds: Option<&'a [Terms]>,
 }
@@ -119,7 +121,7 @@ pub struct Query {
 
 impl Query {
     /// For scores that are taken as they are.
-    pub const PLAIN: Query = Query { weight: 1.0, terms: [0.0; 4], error: 0.0 };
+    pub const PLAIN: Query = Query { weight: 1.0, terms: [0.0; 5], error: 0.0 };
 
     #[inline(always)]
     fn error(&self, bounds: &Terms) -> f32 {
@@ -156,6 +158,8 @@ impl LeftOut<'_> {
 pub struct Scan<'a, E> {
     /// These rows.
     pub x: Matrix<'a, E>,
+    /// Their coordinates in f32, as many as the columns have.
+    pub heavy: Matrix<'a, f32>,
     /// The number of the first of them among all rows.
     pub first: usize,
     /// Of these rows.
@@ -168,7 +172,7 @@ pub struct Scan<'a, E> {
     pub left_out: LeftOut<'a>,
     /// Needed with bounds.
     pub exact: Option<&'a dyn Exact>,
-    /// Room for the rows and 16 more.
+    /// Room for the rows and 16 more, heavy coordinates included.
     pub workspace: &'a mut Buffer,
     /// Exact scores that were computed.
     pub computed: &'a mut usize,
@@ -229,6 +233,8 @@ impl<E: Product> Kernel for Scan<'_, E> {
         // SAFETY: the panels hold the rows; blocks stay within the packed columns.
         unsafe {
             pack_panels(&self.x, 0, m, MR, panels);
+            let (heavy, h) = (panels.add(m.next_multiple_of(MR) * k), self.heavy.columns);
+            pack_panels(&self.heavy, 0, m, MR, heavy);
             for part in (from..to).step_by(resident) {
                 for (p, i) in (0..m).step_by(MR).enumerate() {
                     let rows = MR.min(m - i);
@@ -244,7 +250,8 @@ impl<E: Product> Kernel for Scan<'_, E> {
                         let mut c = block;
                         while c < to.min(block + BLOCK) {
                             let b = self.columns.panels.add((c - from) / PANEL * PANEL * k + (c - from) % PANEL);
-                            let values = values::<S, E, MR>(k, a, b, &self.columns, c, queries);
+                            let values =
+                                values::<S, E, MR>((k, a, b), (h, heavy.add(p * MR * h)), &self.columns, c, queries);
                             let mut any = 0;
                             for (row, threshold) in values.iter().zip(thresholds) {
                                 for v in row {
@@ -286,12 +293,11 @@ impl<E: Product> Kernel for Scan<'_, E> {
 /// The values of a tile.
 ///
 /// # Safety
-/// `S` is available, the panels hold `k` words, and column `c` lies within the columns.
+/// `S` is available, the panels hold `k` words and `h` coordinates in f32, and column `c` lies within the columns.
 #[inline(always)]
 unsafe fn values<S: Simd, E: Product, const MR: usize>(
-    k: usize,
-    a: *const f32,
-    b: *const f32,
+    (k, a, b): (usize, *const f32, *const f32),
+    (h, heavy): (usize, *const f32),
     columns: &Columns,
     c: usize,
     queries: &[Query],
@@ -325,6 +331,11 @@ unsafe fn values<S: Simd, E: Product, const MR: usize>(
                     row[v] = S::fma(offset, S::splat(query.weight), row[v]);
                 }
             }
+        }
+        if h > 0 {
+            let at = c - columns.from;
+            let b = columns.heavy.add(at / PANEL * PANEL * h + at % PANEL);
+            acc = tile::<S, f32, MR>(h, (heavy, 1, MR), (b, PANEL), acc);
         }
         acc
     }

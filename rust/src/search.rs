@@ -7,7 +7,7 @@ use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
 use crate::exact::{Items, Metric, dot, inverse_norm};
 use crate::pairs::check_csr;
-use crate::quant::{Column, MAX_COLUMNS, Quantised, Row, bounds, down, quantise};
+use crate::quant::{Column, MAX_COLUMNS, MAX_HEAVY, Row, bounds, down, heavy, quantise};
 use crate::scan::{BLOCK, Code, Columns, LeftOut, PANEL, Product, Query, Scan, Terms};
 use crate::select::{Exact, Selector, insert, order};
 use crate::simd::{Isa, Kernel, Simd};
@@ -30,7 +30,10 @@ pub struct ExactStore {
     bias: Option<Vec<f32>>,
     inverse: Vec<f64>,
     codes: bool,
+    /// Coordinates that stay in f32 beside the codes.
+    heavy: Vec<usize>,
     panels: Buffer,
+    heavy_panels: Buffer,
     start: Vec<f32>,
     factor: Vec<f32>,
     offset: Vec<f32>,
@@ -48,13 +51,23 @@ pub struct Found {
     pub computed: usize,
 }
 
+/// `row` into `light`, its heavy coordinates as 0; their norm.
+#[inline(always)]
+fn split(row: &[f32], heavy: &[usize], light: &mut [f32]) -> f64 {
+    light.copy_from_slice(row);
+    let square = |&h: &usize| f64::from(std::mem::take(&mut light[h])).powi(2);
+    heavy.iter().map(square).sum::<f64>().sqrt()
+}
+
 /// Prepares one block of columns.
 struct Prepare<'a> {
     items: Items<'a>,
     codes: bool,
     block: usize,
     to: usize,
+    heavy: &'a [usize],
     panels: *mut f32,
+    heavy_panels: *mut f32,
     start: *mut f32,
     factor: *mut f32,
     offset: *mut f32,
@@ -83,18 +96,24 @@ impl Kernel for Prepare<'_> {
                     Metric::SquaredL2 => -0.5 * square,
                     _ => bias.map_or(0.0, |b| f64::from(b[j])),
                 };
-                *column = Column { factor: alpha.abs(), residual: 0.0, norm: square.sqrt(), offset: beta.abs() };
+                *column =
+                    Column { factor: alpha.abs(), residual: 0.0, norm: square.sqrt(), heavy: 0.0, offset: beta.abs() };
                 let (mut unit, mut start) = (1.0, 0);
                 if self.codes {
                     let bytes = &mut self.bytes[c * d..][..d];
-                    let q = quantise(y, bytes);
+                    let q = if self.heavy.is_empty() {
+                        quantise(y, bytes)
+                    } else {
+                        column.heavy = split(y, self.heavy, self.floats);
+                        quantise(self.floats, bytes)
+                    };
                     unit = f64::from(q.scale);
                     start = -128 * q.sum;
                     (column.residual, column.norm) = (q.residual * unit, q.norm * unit);
                 }
-                let mut factor = alpha * unit;
+                let (mut factor, mut heavy_factor) = (alpha * unit, alpha);
                 if !column.passes(factor, self.codes) {
-                    factor = 0.0;
+                    (factor, heavy_factor) = (0.0, 0.0);
                     if !self.codes {
                         if self.floats.is_empty() {
                             self.floats.extend_from_slice(&self.items.vectors[first * d..(first + live) * d]);
@@ -107,6 +126,10 @@ impl Kernel for Prepare<'_> {
                     *self.start.add(j) = f32::from_bits(start as u32);
                     *self.factor.add(j) = factor as f32;
                     *self.offset.add(j) = beta as f32;
+                    let at = self.heavy_panels.add(first * self.heavy.len() + c);
+                    for (t, &h) in self.heavy.iter().enumerate() {
+                        *at.add(t * PANEL) = (f64::from(y[h]) * heavy_factor) as f32;
+                    }
                     if metric == Metric::Cosine {
                         *self.inverse.add(j) = inverse_norm(square);
                     }
@@ -176,6 +199,7 @@ impl ExactStore {
         }
         let padded = n.next_multiple_of(BLOCK) + PANEL;
         let words = if codes { d.div_ceil(4) } else { d };
+        let heavy = if codes { heavy(vectors.data, d) } else { Vec::new() };
         let mut store = ExactStore {
             metric,
             n,
@@ -186,10 +210,12 @@ impl ExactStore {
             inverse: vec![0.0; if metric == Metric::Cosine { n } else { 0 }],
             codes,
             panels: Buffer::new(n.next_multiple_of(PANEL) * words),
+            heavy_panels: Buffer::new(n.next_multiple_of(PANEL) * heavy.len()),
+            heavy,
             start: vec![0.0; padded],
             factor: vec![0.0; padded],
             offset: vec![0.0; padded],
-            bounds: vec![[0.0; 4]; n.div_ceil(BLOCK)],
+            bounds: vec![[0.0; 5]; n.div_ceil(BLOCK)],
             largest_offset: 0.0,
         };
         store.prepare(threads, isa);
@@ -200,7 +226,8 @@ impl ExactStore {
 
     fn prepare(&mut self, threads: usize, isa: Isa) {
         let (n, d, codes) = (self.n, self.d, self.codes);
-        let panels = self.panels.shared();
+        let (panels, heavy_panels) = (self.panels.shared(), self.heavy_panels.shared());
+        let heavy = &self.heavy;
         let (start, factor) = (Shared::of(&mut self.start), Shared::of(&mut self.factor));
         let (offset, bounds) = (Shared::of(&mut self.offset), Shared::of(&mut self.bounds));
         let inverse = Shared::of(&mut self.inverse);
@@ -214,7 +241,7 @@ impl ExactStore {
         };
         team::run(threads, |team| {
             let mut bytes = vec![0u8; if codes { PANEL * d } else { 0 }];
-            let mut floats = Vec::new();
+            let mut floats = vec![0f32; if heavy.is_empty() { 0 } else { d }];
             team.for_each(n.div_ceil(BLOCK), |u| {
                 // SAFETY: units write the columns of their own block.
                 unsafe {
@@ -223,7 +250,9 @@ impl ExactStore {
                         codes,
                         block: u * BLOCK,
                         to: n.min((u + 1) * BLOCK),
+                        heavy,
                         panels: panels.at(0),
+                        heavy_panels: heavy_panels.at(0),
                         start: start.at(0),
                         factor: factor.at(0),
                         offset: offset.at(0),
@@ -269,6 +298,7 @@ impl ExactStore {
             // An outlier's factor is 0.
             factor: (!plain).then_some(&self.factor[..]),
             offset: (!flat).then_some(&self.offset[..]),
+            heavy: self.heavy_panels.as_ptr().wrapping_add(from * self.heavy.len()),
             bounds: Some(&self.bounds),
         }
     }
@@ -349,7 +379,7 @@ impl Job<'_> {
             }
         };
         team::run(threads, |team| {
-            let mut workspace = Buffer::new((each.min(m) + 16) * self.store.d);
+            let mut workspace = Buffer::new((each.min(m) + 16) * (self.store.d + MAX_HEAVY));
             let mut computed = 0;
             team.for_each(row_units * parts, |u| {
                 let (p, i0) = (u / row_units, u % row_units * each);
@@ -438,7 +468,9 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn scan<E: Product>(self, x: Matrix<E>, selectors: &mut [Selector], workspace: &mut Buffer, computed: &mut usize) {
+        let heavy = self.job.store.heavy.len();
         self.job.isa.run(Scan {
+            heavy: Matrix::new(&self.passed.heavy, x.rows, heavy),
             x,
             first: self.rows.0,
             queries: self.queries,
@@ -460,6 +492,8 @@ struct Passed<'a> {
     isa: Isa,
     bytes: Vec<u8>,
     floats: Vec<f32>,
+    /// w_i x_h
+    heavy: Vec<f32>,
     queries: Vec<Query>,
     /// 1 / norm, squared norm and w of each row.
     facts: Vec<[f64; 3]>,
@@ -477,19 +511,23 @@ impl Kernel for Pass<'_, '_> {
     unsafe fn run<S: Simd, const MR: usize>(self) {
         let (store, (i0, i1), to) = (self.store, self.rows, self.to);
         let d = store.d;
+        let mut light = vec![0f32; d];
         for i in i0..i1 {
             let x = to.source.row(i);
             let square = dot(x, x);
             let norm = square.sqrt();
             let unit = if store.metric == Metric::Cosine && norm > 0.0 { norm } else { 1.0 };
-            let row = Row { unit, norm, square: (store.metric == Metric::SquaredL2).then_some(square) };
+            let mut row = Row { unit, norm, heavy: 0.0, square: (store.metric == Metric::SquaredL2).then_some(square) };
             let at = (i - i0) * d;
             let (query, weight) = if store.codes {
                 let bytes = &mut to.bytes[at..at + d];
-                let q: Quantised = quantise(x, bytes);
+                row.heavy = split(x, &store.heavy, &mut light);
+                let q = quantise(&light, bytes);
                 let (query, weight) = row.with_codes(&q, d, store.largest_offset);
                 let keep = query.error < f32::INFINITY;
                 bytes.iter_mut().for_each(|b| *b = if keep { *b ^ 0x80 } else { 0x80 });
+                let weight_or_0 = if keep { weight } else { 0.0 };
+                to.heavy.extend(store.heavy.iter().map(|&h| (weight_or_0 * f64::from(x[h])) as f32));
                 (query, weight)
             } else {
                 let (query, weight) = row.with_floats(d, store.largest_offset);
@@ -515,6 +553,7 @@ impl<'a> Passed<'a> {
             isa: job.isa,
             bytes: vec![0; if store.codes { len } else { 0 }],
             floats: vec![0.0; if store.codes { 0 } else { len }],
+            heavy: Vec::with_capacity(count * store.heavy.len()),
             queries: Vec::with_capacity(count),
             facts: Vec::with_capacity(count),
         };

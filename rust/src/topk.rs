@@ -178,6 +178,7 @@ pub fn pair_topk<E: Product>(
                     };
                     isa.run(Scan {
                         x: Matrix::new(&x.data[(first + r0) * x.columns..(first + r1) * x.columns], r1 - r0, x.columns),
+                        heavy: Matrix::new(&[], r1 - r0, 0),
                         first: first + r0,
                         queries: &queries[..r1 - r0],
                         selectors,
@@ -188,6 +189,7 @@ pub fn pair_topk<E: Product>(
                             start: None,
                             factor: factor.as_deref(),
                             offset: offset.as_deref(),
+                            heavy: std::ptr::null(),
                             bounds: None,
                         },
                         left_out,

@@ -8,7 +8,7 @@ RUST := $(shell find rust -path rust/target -prune -o \( -name '*.rs' -o -name '
 CARGO := cargo
 MANIFEST := --manifest-path rust/Cargo.toml
 
-.PHONY: demo test test-rust test-python test-kernels lint bench kernels kernels-all build format clean
+.PHONY: demo test test-rust test-python test-kernels test-neon lint bench kernels kernels-all build format clean
 .DEFAULT_GOAL := build
 
 demo: build
@@ -22,6 +22,15 @@ test-rust:
 
 test-python: build
 	$(BIN)/python -m pytest
+
+# The NEON kernels under emulation, one thread. Needs a Rust with aarch64's standard library, a cross linker and qemu; on
+# Debian: rustc-web cargo-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu qemu-user-static, and ARM_CARGO=/usr/bin/cargo.
+ARM := aarch64-unknown-linux-gnu
+ARM_CARGO ?= cargo
+test-neon:
+	RUSTC=$(dir $(shell command -v $(ARM_CARGO)))rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+		$(ARM_CARGO) build --release --target $(ARM) --target-dir rust/target/arm --example selftest $(MANIFEST)
+	qemu-aarch64-static -L /usr/aarch64-linux-gnu rust/target/arm/$(ARM)/release/examples/selftest
 
 # Triton's interpreter is switched on before the first import of triton, hence a process of its own.
 test-kernels: build

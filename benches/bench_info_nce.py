@@ -16,7 +16,6 @@ from harness import (
     Bench,
     Case,
     main,
-    number,
     print_race,
     print_table,
     race,
@@ -60,43 +59,35 @@ BENCH = Bench(
 )
 
 
-def large(threads: int, *, quick: bool) -> list[Record]:
+def large(threads: int) -> list[Record]:
     """Memory and one time at 32,768 rows; dense torch is not run."""
-    shown = ("two",) if quick else ("one", "two")
-    return [spawn(BENCH, "simtile", Case(sides, "float32", LARGE, 384, threads), 1) for sides in shown]
+    return [spawn(BENCH, "simtile", Case(sides, "float32", LARGE, 384, threads), 1) for sides in BENCH.variants]
 
 
 def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
-    cases = [
-        Case(sides, dtype, 8192, dim, options.threads)
-        for dim in ((384,) if options.quick else (384, 768))
-        for dtype in ("float32", "bfloat16")
-        for sides in BENCH.variants
-    ]
-    results = race(BENCH, cases, **rounds_of(options))
+    results = []
+    for dim in (384,) if options.quick else (384, 768):
+        cases = [
+            Case(sides, dtype, 8192, dim, options.threads)
+            for dtype in ("float32", "bfloat16")
+            for sides in BENCH.variants
+        ]
+        results += race(BENCH, cases, **rounds_of(options, main=dim == 384))
     rows = [row for entries in results for row in rows_of_race(BENCH, entries, ceilings)]
     print_race(f"InfoNCE, loss and both gradients, B = 8,192, {options.threads} threads", BENCH, rows)
-    big = large(options.threads, quick=options.quick)
+    record: Record = {"rows": rows, "processes": [p for entries in results for e in entries for p in e.processes]}
+    if options.quick:
+        return record
+    record["large"] = large(options.threads)
     print_table(
         f"InfoNCE, float32, B = {LARGE:,}, D = 384: memory",
         ("sides", "contender", "s", "extra MB"),
         [
-            *(
-                (r["variant"], "simtile", number(min(r["ms"]) / 1e3, "{:.1f}"), number(r["extra_mb"], "{:.0f}"))
-                for r in big
-            ),
-            (
-                "both",
-                "torch",
-                "not run: the logits and their gradients would take over 8 GB one-sided, 12 GB two-sided",
-            ),
+            *((r["variant"], "simtile", f"{min(r['ms']) / 1e3:.1f}", f"{r['extra_mb']:.0f}") for r in record["large"]),
+            ("both", "torch", "not run: logits and their gradients would take over 8 GB one-sided, 12 GB two-sided"),
         ],
     )
-    return {
-        "rows": rows,
-        "processes": [p for entries in results for e in entries for p in e.processes],
-        "large": big,
-    }
+    return record
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ BENCH = Bench(
 
 
 def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
-    cases = [Case("sigmoid", dtype, 8192, 384, options.threads) for dtype in ("float32", "bfloat16")]
-    results = race(BENCH, cases, **rounds_of(options))
+    dtypes = ("float32",) if options.quick else ("float32", "bfloat16")
+    cases = [Case("sigmoid", dtype, 8192, 384, options.threads) for dtype in dtypes]
+    results = race(BENCH, cases, **rounds_of(options, main=False))
     rows = [row for entries in results for row in rows_of_race(BENCH, entries, ceilings)]
     print_race(f"Sigmoid loss and both gradients, B = 8,192, {options.threads} threads", BENCH, rows)
     return {"rows": rows, "processes": [p for entries in results for e in entries for p in e.processes]}

@@ -75,7 +75,7 @@ def run(threads: int, *, quick: bool) -> list[Record]:
                     "dtype": dtype,
                     "dim": dim,
                     "threads": threads,
-                    "seconds": 0.4 if quick else 0.8,
+                    "seconds": 0.3 if quick else 0.4,
                 }
                 arguments = (text for key, value in options.items() for text in (f"--{key}", str(value)))
                 rows += python(__file__, *arguments, threads=threads)["rows"]

@@ -325,7 +325,7 @@ def race_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(description or "").split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="D = 384 alone, 2 rounds of 3")
+    parser.add_argument("--quick", action="store_true", help="the main shapes alone, 2 rounds of 3")
     parser.add_argument("--rounds", type=int, help="processes for each contender and case")
     parser.add_argument("--repeats", type=int, help="timed calls in a process")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -333,9 +333,9 @@ def race_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def rounds_of(options: argparse.Namespace) -> dict[str, int]:
-    """Rounds and repetitions: given, or those of a quick or a full run."""
-    rounds, repeats = (2, 3) if options.quick else (3, 5)
+def rounds_of(options: argparse.Namespace, *, main: bool = True) -> dict[str, int]:
+    """Rounds and repetitions: given, or 3 of 5 for the main cases of a full run and 2 of 3 for everything else."""
+    rounds, repeats = (3, 5) if main and not options.quick else (2, 3)
     return {"rounds": options.rounds or rounds, "repeats": options.repeats or repeats}
 
 

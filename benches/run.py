@@ -1,7 +1,7 @@
 """`make bench`: all CPU benches, as tables and one JSON file.
 
-    python benches/run.py              3 rounds of 5, under 10 minutes (plus a minute to compile, the first time)
-    python benches/run.py --quick      2 rounds of 3 of the main shapes, under 3 minutes
+    python benches/run.py              about 10 minutes on two quiet cores (plus a minute to compile, the first time)
+    python benches/run.py --quick      the main shapes alone, about 3 minutes
     python benches/run.py --record     keep the results as benches/results/<processor>.json
 
 The ceilings of a core come first, so that every rate is a share of what this machine can do. GPU: ``gpu.py``.

@@ -12,18 +12,33 @@ Pairs, the same in every function:
 Run: num_threads >= 1 (results do not depend on it); isa None (best) or one of ``isas()``.
 """
 
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
 _F32: TypeAlias = NDArray[np.float32]
+_F64: TypeAlias = NDArray[np.float64]
 _I64: TypeAlias = NDArray[np.int64]
 _Matrix: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]
 _IdsMode: TypeAlias = Literal["exclude", "only", "flip"]
 _Diagonal: TypeAlias = Literal["keep", "skip", "flip"]
 
-__all__ = ["__version__", "isas", "pair_dot", "pair_grad", "pair_lse", "pair_nll", "pair_rank", "pair_softplus"]
+__all__ = [
+    "ExactStore",
+    "__version__",
+    "isas",
+    "pair_dot",
+    "pair_grad",
+    "pair_lse",
+    "pair_nll",
+    "pair_rank",
+    "pair_softplus",
+    "pair_stats",
+    "pair_topk",
+]
 
 __version__: str
 
@@ -171,3 +186,69 @@ def pair_rank(
 
     target None: the pair's own s_ii, by the same kernel.
     """
+
+def pair_topk(
+    x: _Matrix,
+    y: _Matrix,
+    k: int,
+    *,
+    y_scale: _F32 | None = None,
+    y_bias: _F32 | None = None,
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_F32, _I64]:
+    """The k largest y_scale_j <x_i, y_j> + y_bias_j of each row, in float32, and their columns: (M, k) each.
+
+    Equal scores: the smaller column first; padded with -inf and -1. A bias of -inf leaves a column out; any other value
+    that is not finite is a ValueError. diagonal "keep" or "skip".
+    """
+
+def pair_stats(
+    bank: _Matrix, y: _Matrix, betas: Sequence[float], k: int, *, num_threads: int = 1, isa: str | None = None
+) -> tuple[_F64, _F64, _F64, _F32]:
+    """(lse (len(betas), Ny), mean (Ny,), variance (Ny,), top (k, Ny)) of <bank_i, y_j> over the rows i of the bank.
+
+    lse[b] = log Σ_i exp(betas[b] s_ij), -inf for an empty bank; the variance is the population's; top holds the k
+    largest scores in descending order, padded with -inf, so that statistics of parts of a bank merge.
+    """
+
+@final
+class ExactStore:
+    """Vectors (N, D), copied and prepared for exact search: a first pass over 8-bit codes (``codes``) or in float32.
+
+    metric "ip": item_scale_j <x, y_j> + item_bias_j; "cosine": the same of the cosine; "l2": the squared distance.
+    """
+
+    def __new__(
+        cls,
+        vectors: _F32,
+        *,
+        metric: Literal["ip", "cosine", "l2"] = "ip",
+        codes: bool = True,
+        item_scale: _F32 | None = None,
+        item_bias: _F32 | None = None,
+        num_threads: int = 1,
+        isa: str | None = None,
+    ) -> Self: ...
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)"""
+
+    def search(
+        self,
+        queries: _F32,
+        k: int,
+        *,
+        filter: NDArray[np.uint8] | None = None,
+        indptr: _I64 | None = None,
+        indices: _I64 | None = None,
+        num_threads: int = 1,
+        isa: str | None = None,
+    ) -> tuple[_F32, _I64, int]:
+        """(scores (M, k), ids (M, k), number of exact scores taken), best first, in float64 order, equal scores by id.
+
+        filter (N,): 0 where an item may not be returned. indptr, indices: items that a query may not return.
+        """

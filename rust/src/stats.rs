@@ -70,23 +70,25 @@ impl Moments {
                 high = S::max(high, at(c));
                 low = S::min(low, at(c));
             }
-            let mean = (f64::from(S::sum(sum)) + rest.iter().map(|&v| f64::from(v)).sum::<f64>()) / count;
+            // A sum of large scores is rounded; that of their distances from it is not.
+            let center = ((f64::from(S::sum(sum)) + rest.iter().map(|&v| f64::from(v)).sum::<f64>()) / count) as f32;
             let (high, low) = (
                 rest.iter().fold(S::max_lane(high), |m, &v| m.max(v)),
                 rest.iter().fold(S::min_lane(low), |m, &v| m.min(v)),
             );
-            // About the mean of this strip, rounded to f32; exact is the shift by the rest.
-            let center = mean as f32;
-            let mut squares = S::splat(0.0);
+            let (mut sum, mut squares) = (S::splat(0.0), S::splat(0.0));
             for c in (0..whole).step_by(S::W) {
                 let off = S::sub(at(c), S::splat(center));
+                sum = S::add(sum, off);
                 squares = S::fma(off, off, squares);
             }
-            let apart = mean - f64::from(center);
-            let about = f64::from(S::sum(squares))
-                + rest.iter().map(|&v| (f64::from(v) - f64::from(center)).powi(2)).sum::<f64>()
-                - count * apart * apart;
-            self.merge(count, mean, about.max(0.0));
+            let (mut sum, mut squares) = (f64::from(S::sum(sum)), f64::from(S::sum(squares)));
+            for v in rest {
+                let off = f64::from(*v) - f64::from(center);
+                sum += off;
+                squares += off * off;
+            }
+            self.merge(count, f64::from(center) + sum / count, (squares - sum * sum / count).max(0.0));
             for (beta, to) in betas.iter().zip(&mut self.sums) {
                 let unit = beta * std::f32::consts::LOG2_E;
                 let reference = (if unit < 0.0 { unit * low } else { unit * high }).ceil();

@@ -73,9 +73,14 @@ def test_compiled_without_graph_breaks_it_gives_the_same(run, dtype):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own
-def test_compiled_by_inductor_with_dynamic_shapes():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_with_dynamic_shapes(backend):
     torch._dynamo.reset()
-    loss = torch.compile(lambda x, y: f.info_nce(x, y, symmetric=True, plan="recompute"), fullgraph=True, dynamic=True)
+
+    @torch.compile(fullgraph=True, dynamic=True, backend=backend)
+    def loss(x, y):
+        return f.info_nce(x, y, symmetric=True, plan="recompute")
+
     for rows in (9, 14):
         x, y = torch.randn(rows, 6, requires_grad=True), torch.randn(rows, 6)
         want = f.info_nce(x, y, symmetric=True)

@@ -6,7 +6,8 @@ products run in the inputs' dtype, as in plain torch.
 
     p = softmax(s),  loss_i = -log p_ii,  dloss_i/ds_ij = p_ij,  dloss_i/ds_ii = -Σ_{j≠i} p_ij
 
-As a sum of small numbers the last keeps its relative accuracy near saturation, where p_ii - 1 has no correct digit.
+As a sum of small numbers the last keeps its relative accuracy near saturation, where p_ii - 1 has no correct digit. The
+value of the loss does not: it is as exact as plain torch's, some 1e-7 of the largest score.
 """
 
 from __future__ import annotations

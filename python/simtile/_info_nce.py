@@ -138,8 +138,8 @@ def info_nce(
 
     Examples
     --------
-    >>> info_nce(torch.eye(3), torch.eye(3), temperature=0.1)
-    tensor(9.0796e-05)
+    >>> info_nce(torch.eye(3), torch.eye(3), temperature=0.5)
+    tensor(0.2395)
     """
     batch = _checked_batch(
         query, key, temperature, query_ids, key_ids, targets, negatives, row_negatives, weight,

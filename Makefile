@@ -20,8 +20,10 @@ test: test-rust test-python test-kernels
 test-rust:
 	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test --quiet $(MANIFEST)
 
+# One thread each: the shapes are small, and two libraries' thread pools on two cores hinder each other. Tests of threads ask
+# for their own number.
 test-python: build
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # The NEON kernels under emulation, one thread. Needs a Rust with aarch64's standard library, a cross linker and qemu; on
 # Debian: rustc-web cargo-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu qemu-user-static, and ARM_CARGO=/usr/bin/cargo.
@@ -34,7 +36,7 @@ test-neon:
 
 # Triton's interpreter is switched on before the first import of triton, hence a process of its own.
 test-kernels: build
-	$(BIN)/python -m pytest tests/kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels
 
 lint: build
 	$(BIN)/ruff check

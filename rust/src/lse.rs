@@ -1,13 +1,13 @@
 //! Row and column log-sum-exp of S in one pass.
 //!
-//! Scores are exponents of two, s = log2(e) · score. A strip is reduced against one reference, its largest score, so that a single
+//! A strip is reduced against one power of two near its largest exponential, so that a single
 //! exponential serves rows and columns; where its scores span too much for that, rows and columns each take their own maximum.
 //! Milakov & Gimelshein, arXiv:1805.02867; merging as in flash attention.
 
 use crate::buffer::{Buffer, Shared};
 use crate::error::ArgumentError;
 use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
-use crate::simd::math::{RAISE, exp2, exp2_raised, pow2};
+use crate::simd::math::{NOTHING, RAISE, exp_over, pow2};
 use crate::simd::{Isa, Kernel, NV, Simd, tile_shape};
 use crate::strip::{Scoring, Stash};
 use crate::team;
@@ -15,13 +15,14 @@ use crate::tile::{Elem, Matrix, pack_panels};
 
 /// Columns of a strip.
 pub const STRIP: usize = 384;
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// Rows packed together; between them the sums of columns are carried in f32. A multiple of every tile's rows.
 const ROWS: usize = 192;
 /// Columns packed at a time.
 const PACKED_COLUMNS: usize = 24 * STRIP;
-/// Strips whose scores span less than this (in powers of two) share a reference: no term then falls below 2^(RAISE - SPAN) of it, and
-/// merging two such sums loses nothing above 2^-46.
-const SPAN: f32 = 160.0;
+/// Strips whose scores span less than this share a reference: no term then falls below 2^(RAISE - 160) of it, and merging two such sums
+/// loses nothing above 2^-46.
+const SPAN: f32 = 160.0 * std::f32::consts::LN_2;
 
 /// 2^exponent · sum, with an integer-valued exponent: merging multiplies by exact powers of two.
 #[derive(Clone, Copy, Debug)]
@@ -91,13 +92,13 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
     unsafe {
         let zero = S::splat(0.0);
         if high - low < SPAN {
-            let top = high.round_ties_even();
-            let (reference, raised) = (S::splat(top), S::splat(top - RAISE));
+            let top = (high * LOG2_E).round_ties_even();
+            let (least, over, raised) = (S::splat(high - NOTHING), S::splat(top), S::splat(top - RAISE));
             let mut row = [zero; MR];
             for c in (0..columns).step_by(S::W) {
                 let mut column = zero;
                 for (r, row) in row.iter_mut().enumerate() {
-                    let e = exp2_raised::<S>(S::sub(S::load(strip.add(r * stride + c)), reference));
+                    let e = exp_over::<S, true>(S::load(strip.add(r * stride + c)), least, over);
                     if ROW {
                         *row = S::add(*row, e);
                     }
@@ -124,13 +125,14 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
                 for c in (0..columns).step_by(S::W) {
                     max = S::max(max, S::load(line.add(c)));
                 }
-                let top = S::max_lane(max).round_ties_even();
-                if top < 0.5 * LEFT_OUT {
+                let high = S::max_lane(max);
+                if high < 0.5 * LEFT_OUT {
                     continue;
                 }
-                let (reference, mut sum) = (S::splat(top), zero);
+                let top = (high * LOG2_E).round_ties_even();
+                let (least, over, mut sum) = (S::splat(high - NOTHING), S::splat(top), zero);
                 for c in (0..columns).step_by(S::W) {
-                    sum = S::add(sum, exp2::<S>(S::sub(S::load(line.add(c)), reference)));
+                    sum = S::add(sum, exp_over::<S, false>(S::load(line.add(c)), least, over));
                 }
                 (*row_sums.add(r)).add(top, f64::from(S::sum(sum)));
             }
@@ -141,10 +143,10 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
                 for r in 0..MR {
                     max = S::max(max, S::load(strip.add(r * stride + c)));
                 }
-                let top = S::round(max);
-                let mut sum = zero;
+                let top = S::round(S::mul(max, S::splat(LOG2_E)));
+                let (least, mut sum) = (S::sub(max, S::splat(NOTHING)), zero);
                 for r in 0..MR {
-                    sum = S::add(sum, exp2::<S>(S::sub(S::load(strip.add(r * stride + c)), top)));
+                    sum = S::add(sum, exp_over::<S, false>(S::load(strip.add(r * stride + c)), least, top));
                 }
                 add_columns::<S>(column_sums, c, top, S::select_gt(max, nothing, sum, zero));
             }
@@ -286,7 +288,7 @@ impl Grid {
 }
 
 /// Row and/or column log-sum-exp of `scale · x yᵀ` with the biases and left-out pairs of `pairs`; −∞ where no pair is left.
-/// `stash` (m · n, or empty) receives the scores in powers of two as float16.
+/// `stash` (m · n, or empty) receives the scores as float16.
 ///
 /// A value that is not finite anywhere in the input makes every result NaN.
 ///
@@ -309,8 +311,7 @@ pub fn pair_lse<E: Elem>(
     assert_eq!(x.columns, y.columns);
     let (m, n, k) = (x.rows, y.rows, x.words());
     assert!(stash.is_empty() || stash.len() == m * n);
-    let unit = std::f32::consts::LOG2_E;
-    let pairs = Pairs::new(pairs, m, n, unit)?;
+    let pairs = Pairs::new(pairs, m, n)?;
     let finish = |wanted: bool, sums: Vec<LogSum>| wanted.then(|| sums.into_iter().map(|s| s.ln() as f32).collect());
     if !(x.finite() && y.finite() && pairs.finite() && scale.is_finite()) {
         let all = |wanted: bool, len| wanted.then(|| vec![f32::NAN; len]);
@@ -321,7 +322,7 @@ pub fn pair_lse<E: Elem>(
     if m == 0 || n == 0 || !(want_row || want_column) {
         return Ok(PairLse { row: finish(want_row, row), column: finish(want_column, column) });
     }
-    let scoring = Scoring { words: k, unit: scale * unit, pairs: &pairs };
+    let scoring = Scoring { words: k, unit: scale, pairs: &pairs };
     let (_, nr) = tile_shape(isa);
     let grid = Grid::new(m);
     let row_blocks = m.div_ceil(grid.row_block);

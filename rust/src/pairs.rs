@@ -60,15 +60,15 @@ pub struct Pairs<'a> {
 const PADDING: usize = 64;
 
 impl<'a> Pairs<'a> {
-    /// Biases are multiplied by `unit` (log2(e) where scores are exponents of two).
+    /// The checked arguments of an (m, n) matrix.
     ///
     /// # Errors
     /// Lengths, row pointers and column numbers that do not fit an (m, n) matrix.
-    pub fn new(args: &PairArgs<'a>, m: usize, n: usize, unit: f32) -> Result<Pairs<'a>, ArgumentError> {
+    pub fn new(args: &PairArgs<'a>, m: usize, n: usize) -> Result<Pairs<'a>, ArgumentError> {
         let bias = |name, bias: Option<&[f32]>, rows: usize| match bias {
             None => Ok(None),
             Some(b) => length(name, rows, b.len()).map(|()| {
-                let mut v: Vec<f32> = b.iter().map(|b| b * unit).collect();
+                let mut v: Vec<f32> = b.to_vec();
                 v.resize(rows + PADDING, 0.0);
                 Some(v)
             }),

@@ -104,8 +104,8 @@ pub fn pair_rank<E: Elem>(
         None if n < m => return Err(ArgumentError::Partner { m, n }),
         None => {}
     }
-    let own = Pairs::new(&PairArgs { x_bias: pairs.x_bias, y_bias: pairs.y_bias, ..PairArgs::default() }, m, n, 1.0)?;
-    let pairs = Pairs::new(pairs, m, n, 1.0)?;
+    let own = Pairs::new(&PairArgs { x_bias: pairs.x_bias, y_bias: pairs.y_bias, ..PairArgs::default() }, m, n)?;
+    let pairs = Pairs::new(pairs, m, n)?;
     if !(x.finite()
         && y.finite()
         && pairs.finite()

@@ -8,9 +8,9 @@ use crate::tile::{Elem, tile_packed};
 pub struct Scoring<'a> {
     /// Words in a row.
     pub words: usize,
-    /// Scale, times log2(e) where scores are exponents of two.
+    /// The scale.
     pub unit: f32,
-    /// Biases in the same unit, and the left-out pairs.
+    /// Biases, and the left-out pairs.
     pub pairs: &'a Pairs<'a>,
 }
 

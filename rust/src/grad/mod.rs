@@ -19,7 +19,6 @@ use crate::strip::Scoring;
 use crate::team;
 use crate::tile::{Elem, Matrix};
 
-const LOG2_E: f64 = std::f64::consts::LOG2_E;
 /// Words between rows of a block of P: not a power of two.
 const STRIDE: usize = STRIP + 16;
 /// Rows of dX that one unit computes; a multiple of every tile's rows.
@@ -89,10 +88,10 @@ pub struct NllOut<'a> {
 }
 
 /// A row or column whose LSE is −∞ takes no part: e^(s - 1e30) is 0.
-fn lse_in_base_2(lse: &[f32], padding: usize) -> Buffer {
+fn subtrahends(lse: &[f32], padding: usize) -> Buffer {
     let mut out = Buffer::new(lse.len() + padding);
     for (i, l) in lse.iter().enumerate() {
-        let l = if *l == f32::NEG_INFINITY { -LEFT_OUT } else { (f64::from(*l) * LOG2_E) as f32 };
+        let l = if *l == f32::NEG_INFINITY { -LEFT_OUT } else { *l };
         // SAFETY: i is below the length.
         unsafe { *out.as_mut_ptr().add(i) = l }
     }
@@ -177,9 +176,7 @@ pub fn pair_grad<E: Elem>(
     assert_eq!(x.columns, y.columns);
     let (m, n, d) = (x.rows, y.rows, x.columns);
     check(m, n, d, &loss, diagonal_grad, &wanted)?;
-    // Exponents of two for the softmax; softplus takes its scores as they are.
-    let unit = if matches!(loss, Loss::Softplus { .. }) { 1.0 } else { LOG2_E };
-    let pairs = Pairs::new(pairs, m, n, unit as f32)?;
+    let pairs = Pairs::new(pairs, m, n)?;
     if !(x.finite() && y.finite() && pairs.finite() && scale.is_finite()) {
         fill(&mut loss, &mut wanted, f32::NAN);
         return Ok(f64::NAN);
@@ -198,10 +195,10 @@ pub fn pair_grad<E: Elem>(
         Loss::Softmax { row, column, stash } => {
             stashed = stash;
             if let Some((lse, grad)) = row {
-                (row_lse, row_grad) = (lse_in_base_2(lse, pad), padded(grad, pad));
+                (row_lse, row_grad) = (subtrahends(lse, pad), padded(grad, pad));
             }
             if let Some((lse, grad)) = column {
-                (column_lse, column_grad) = (lse_in_base_2(lse, pad), padded(grad, pad));
+                (column_lse, column_grad) = (subtrahends(lse, pad), padded(grad, pad));
             }
             match (row, column) {
                 (Some(_), Some(_)) => Form::Both,
@@ -255,7 +252,7 @@ pub fn pair_grad<E: Elem>(
     let job = Job {
         x,
         y,
-        scoring: Scoring { words: k, unit: (f64::from(scale) * unit) as f32, pairs: &pairs },
+        scoring: Scoring { words: k, unit: scale, pairs: &pairs },
         form,
         want_x,
         want_y,

@@ -3,7 +3,7 @@
 use super::{CHUNK, STRIDE, SUB_ROWS};
 use crate::buffer::{Buffer, Shared};
 use crate::lse::{ColumnSums, LogSum, STRIP, reduce};
-use crate::simd::math::{exp2, softplus_sigmoid};
+use crate::simd::math::{exp, softplus_sigmoid};
 use crate::simd::{Kernel, NV, Simd};
 use crate::strip::{Scoring, Stash};
 use crate::tile::{Elem, Matrix, tile_chained};
@@ -295,20 +295,20 @@ impl<E: Elem> Unit<'_, '_, E> {
                 Form::Row | Form::Nll => {
                     for c in (0..columns).step_by(S::W) {
                         let s = S::load(line.add(c));
-                        S::store(line.add(c), S::mul(grad, exp2::<S>(S::sub(s, lse))));
+                        S::store(line.add(c), S::mul(grad, exp::<S>(S::sub(s, lse))));
                     }
                 }
                 Form::Column => {
                     for c in (0..columns).step_by(S::W) {
                         let (s, (column_lse, column_grad)) = (S::load(line.add(c)), column(c));
-                        S::store(line.add(c), S::mul(column_grad, exp2::<S>(S::sub(s, column_lse))));
+                        S::store(line.add(c), S::mul(column_grad, exp::<S>(S::sub(s, column_lse))));
                     }
                 }
                 Form::Both => {
                     for c in (0..columns).step_by(S::W) {
                         let (s, (column_lse, column_grad)) = (S::load(line.add(c)), column(c));
-                        let of_column = S::mul(column_grad, exp2::<S>(S::sub(s, column_lse)));
-                        S::store(line.add(c), S::fma(grad, exp2::<S>(S::sub(s, lse)), of_column));
+                        let of_column = S::mul(column_grad, exp::<S>(S::sub(s, column_lse)));
+                        S::store(line.add(c), S::fma(grad, exp::<S>(S::sub(s, lse)), of_column));
                     }
                 }
                 Form::Softplus => {

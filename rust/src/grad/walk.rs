@@ -203,7 +203,7 @@ unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, i: usize, row: 
         *loss.at(i) = value as f32;
         *coefficient.at(i) = (weight * slope) as f32;
         *job.row_grad.at(i) = (weight * slope) as f32;
-        *job.row_lse.at(i) = sum.log2() as f32;
+        *job.row_lse.at(i) = row_lse as f32;
         if *own_target {
             *results.own.at(i) = -(weight * slope) as f32;
         }

@@ -2,7 +2,7 @@
 
 use super::Simd;
 
-/// `exp2_raised` multiplies by 2^RAISE, so that sums may reach 2^-(126 + RAISE) below their reference before they underflow.
+/// [`exp_over`] may multiply by 2^RAISE, so that sums may reach 2^-(126 + RAISE) below their reference before they underflow.
 pub const RAISE: f32 = 80.0;
 
 /// 2^x: a polynomial of degree 6 on [-1/2, 1/2] (Lawson fit, 8e-8 relative with the rounding of float32), 0 below the range.
@@ -12,25 +12,9 @@ pub const RAISE: f32 = 80.0;
 #[inline(always)]
 pub unsafe fn exp2<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the caller's promise.
-    unsafe { polynomial::<S>(x, 1.0) }
-}
-
-/// 2^(x + RAISE): the factor sits in the coefficients, so it costs nothing and loses no bit of x.
-///
-/// # Safety
-/// `S` is available.
-#[inline(always)]
-pub unsafe fn exp2_raised<S: Simd>(x: S::V) -> S::V {
-    // SAFETY: the caller's promise.
-    unsafe { polynomial::<S>(x, f32::from_bits((127 + RAISE as u32) << 23)) }
-}
-
-#[inline(always)]
-unsafe fn polynomial<S: Simd>(x: S::V, unit: f32) -> S::V {
-    // SAFETY: the caller's promise.
     unsafe {
         let n = S::round(x);
-        reduced::<S>(S::sub(x, n), n, unit)
+        reduced::<S>(S::sub(x, n), n, 1.0)
     }
 }
 
@@ -49,21 +33,37 @@ unsafe fn reduced<S: Simd>(f: S::V, n: S::V, unit: f32) -> S::V {
     }
 }
 
-/// e^z. The product with log2(e) is taken in two parts: its rounding alone would cost |z| · 6e-8 of the result.
+/// e^z, 0 from about -104 on.
 ///
 /// # Safety
 /// `S` is available.
 #[inline(always)]
 pub unsafe fn exp<S: Simd>(z: S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe { exp_over::<S, false>(z, S::splat(-NOTHING), S::splat(0.0)) }
+}
+
+/// Scores this far below the largest count as nothing.
+pub const NOTHING: f32 = 250.0;
+
+/// e^z / 2^exponent for an integer-valued exponent, times 2^RAISE if wanted (the factor sits in the coefficients: it costs nothing). `z`
+/// below `least` is taken as `least`: the product of a left-out score with log2(e) would have no remainder.
+///
+/// That product is taken in two parts: its rounding alone would cost |z| · 6e-8 of the result.
+///
+/// # Safety
+/// `S` is available.
+#[inline(always)]
+pub unsafe fn exp_over<S: Simd, const RAISED: bool>(z: S::V, least: S::V, exponent: S::V) -> S::V {
     const LOW: f32 = (std::f64::consts::LOG2_E - std::f32::consts::LOG2_E as f64) as f32;
+    let unit = if RAISED { f32::from_bits((127 + RAISE as u32) << 23) } else { 1.0 };
     // SAFETY: the caller's promise.
     unsafe {
-        // Beyond, the result is 0 or not a number anyway, and the product of LEFT_OUT would overflow.
-        let z = S::max(z, S::splat(-200.0));
+        let z = S::max(z, least);
         let high = S::splat(std::f32::consts::LOG2_E);
         let n = S::round(S::mul(z, high));
         let f = S::fma(z, S::splat(LOW), S::fma(z, high, S::sub(S::splat(0.0), n)));
-        reduced::<S>(f, n, 1.0)
+        reduced::<S>(f, S::sub(n, exponent), unit)
     }
 }
 

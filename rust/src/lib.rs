@@ -21,6 +21,7 @@ pub mod search;
 pub mod select;
 pub mod simd;
 pub mod stats;
+pub mod store;
 pub mod strip;
 pub mod team;
 pub mod tile;

@@ -21,10 +21,10 @@
 //! 3. *f32 products.* Without codes step 1 is replaced by the rounding of the sum: every product passes at most
 //!    `n = min(D, 128) + ⌈D/128⌉ + 1` roundings, so the error is at most `γ_n ‖x‖ ‖y‖`, γ_n = n u / (1 − n u) [1], plus D · 2^-125 |A_j|
 //!    for underflow, flushed to zero or not.
-//! 4. *Epilogue.* `v = A_j acc + w_i B_j + Σ_h fl(w_i x_h) fl(α_j y_h)`, added in this order. Conversion of acc, A_j, their product, the
+//! 4. *Epilogue.* `v = A_j acc + w_i B_j + Σ_h fl(x_h / s_x) fl(α_j y_h)`, added in this order. Conversion of acc, A_j, their product, the
 //!    sum and the comparison against a rounded threshold each cost at most u of |A_j acc|; w_i, B_j, their product, the sum and the
 //!    comparison at most u of |w_i B_j|; no more than 8 in either case, and one more for each of the 5 heavy coordinates. The
-//!    heavy products themselves pass no more. All three are counted as `16 u`, of `w ‖x_h‖ · |α| ‖y_h‖` for the last. Underflow, flushed to
+//!    heavy products themselves pass no more. All three are counted as `16 u`, of `‖x_h‖ / s_x · |α| ‖y_h‖` for the last. Underflow, flushed to
 //!    zero or not: at most 2^-126 · 2^40, as neither heavy factor exceeds 2^40, and 2^-126 · 2^31 for A_j; counted as 2^-80.
 //! 5. *f64.* Products of two f32 are exact in f64; D sums and at most 8 further operations cost (D + 8) 2^-53 of the terms' norm, far
 //!    below the difference between the 13 and the 16 u of step 4 for D <= 2^24. For squared distances δ the unit is
@@ -34,7 +34,7 @@
 //!    of `v ± error` are within the factor 1 + 2^-10 that all terms of a row carry.
 //!
 //! So |v − w_i e_ij| <= error_ib, with maxima over blocks of [`crate::scan::BLOCK`] columns: an outlier loosens only its own block.
-//! A column too large or too small for steps 3 and 4 is passed as ŷ = 0, with all of ‖y‖ as its residual; a row is passed as zeros with
+//! A column too large or too small for steps 3 and 4 is passed as ŷ = 0, with all of ‖y‖ as its residual (or as an infinite β); a row is passed as zeros with
 //! an infinite error, so that exact scores decide alone.
 //!
 //! [1] Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1.
@@ -176,10 +176,23 @@ impl Column {
     pub fn passes(&mut self, factor: f64, codes: bool) -> bool {
         let passes = factor.abs() < LARGE && (codes || self.norm < LARGE) && self.factor * self.heavy < LARGE_HEAVY;
         if !passes {
-            self.residual += self.norm + self.heavy;
-            (self.norm, self.heavy) = (0.0, 0.0);
+            self.residual += self.norm;
+            self.norm = 0.0;
+            // Nothing bounds x_h · y_h any more.
+            if self.heavy > 0.0 {
+                (self.heavy, self.offset) = (0.0, f64::INFINITY);
+            }
         }
         passes
+    }
+
+    /// β, or 0 where it is so large that the column is a candidate for every row.
+    pub fn small_offset(&mut self, beta: f64) -> f64 {
+        if beta.abs() < LARGE {
+            return beta;
+        }
+        self.offset = f64::INFINITY;
+        0.0
     }
 }
 
@@ -213,21 +226,21 @@ impl Row {
     /// For products of codes. `offset`: the largest |β|.
     pub fn with_codes(&self, q: &Quantised, d: usize, offset: f64) -> (Query, f64) {
         let terms = [q.norm + q.residual, q.residual + EPILOGUE * q.norm];
-        self.query(self.unit / f64::from(q.scale), terms, d, offset)
+        let scale = f64::from(q.scale);
+        self.query(self.unit / scale, terms, self.heavy / scale, d, offset)
     }
 
     /// For products in f32.
     pub fn with_floats(&self, d: usize, offset: f64) -> (Query, f64) {
         let n = (d.min(128) + d.div_ceil(128) + 1) as f64 * U;
         let gamma = n / (1.0 - n) + EPILOGUE;
-        self.query(self.unit, [self.norm, gamma * self.norm], d, offset)
+        self.query(self.unit, [self.norm, gamma * self.norm], 0.0, d, offset)
     }
 
     /// And w. An infinite error where a premise fails.
-    fn query(&self, weight: f64, [p, q]: [f64; 2], d: usize, offset: f64) -> (Query, f64) {
+    fn query(&self, weight: f64, [p, q]: [f64; 2], heavy: f64, d: usize, offset: f64) -> (Query, f64) {
         // Step 5.
         let error = weight * self.square.unwrap_or(0.0) * (d as f64 + 8.0) / (1u64 << 51) as f64;
-        let heavy = weight * self.heavy;
         let query = if !(self.norm < LARGE
             && heavy < LARGE_HEAVY
             && weight > 1.0 / LARGEST

@@ -102,7 +102,7 @@ fn threads(wanted: usize) -> PyResult<usize> {
 /// Vectors prepared for exact search.
 #[pyclass(frozen, module = "simtile._core")]
 pub(super) struct ExactStore {
-    store: crate::search::ExactStore,
+    store: crate::store::ExactStore,
 }
 
 fn floats<'a>(name: &str, array: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Matrix<'a, f32>> {
@@ -136,7 +136,7 @@ impl ExactStore {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let (scale, bias) = (slice("item_scale", &item_scale)?, slice("item_bias", &item_bias)?);
         let vectors = floats("vectors", &vectors)?;
-        let store = run(py, || crate::search::ExactStore::new(vectors, metric, scale, bias, codes, threads, isa))?;
+        let store = run(py, || crate::store::ExactStore::new(vectors, metric, scale, bias, codes, threads, isa))?;
         Ok(ExactStore { store })
     }
 

@@ -10,13 +10,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import test_nested_lse
-import test_pair_topk
 import torch
 from jobs import Job, job
 
 import simtile.kernels
 import test_pair_lse
 import test_pair_softplus
+import test_pair_topk
 from accuracy import opposed_row, rounded, unit_rows
 
 KERNELS = Path(simtile.kernels.__file__).parent

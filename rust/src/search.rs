@@ -91,9 +91,9 @@ type Best = Vec<(f64, u32)>;
 impl Job<'_> {
     fn run(&self, threads: usize, stride: usize, scores: Shared<f32>, ids: Shared<i64>) -> usize {
         let (m, n) = (self.queries.rows, self.store.n);
-        let each = m.div_ceil(2 * threads).next_multiple_of(ROW_STEP).min(ROWS);
-        let row_units = m.div_ceil(if threads == 1 { ROWS } else { each });
-        let each = if threads == 1 { ROWS } else { each };
+        // Results do not depend on how rows are shared out, so that this may: two units a thread, as large as pays.
+        let each = if threads == 1 { ROWS } else { m.div_ceil(2 * threads).next_multiple_of(ROW_STEP).min(ROWS) };
+        let row_units = m.div_ceil(each);
         let parts = if self.few.is_some() { 1 } else { column_parts(row_units, n, threads) };
         let mut lists: Vec<Best> = vec![Vec::new(); if parts > 1 { parts * m } else { 0 }];
         let lists = Shared::of(&mut lists);

@@ -27,7 +27,7 @@ Engine: TypeAlias = CpuEngine | TorchEngine
 PLANS = ("auto", "dense", "chunked", "recompute", "stash")
 OPS = ("pair_lse", "pair_nll", "pair_softplus", "info_nce", "sigmoid_loss")
 
-DENSE_PAIRS = {torch.float32: 512 * 512, torch.bfloat16: 512 * 512, torch.float16: 96 * 96}
+DENSE_PAIRS = {torch.float32: 704 * 704, torch.bfloat16: 1280 * 1280, torch.float16: 96 * 96}
 """On the CPU, up to this many pairs the stored scores are at least as fast as the tile engine."""
 
 DENSE_BYTES = 256 << 20

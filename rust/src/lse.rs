@@ -93,12 +93,12 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
         let zero = S::splat(0.0);
         if high - low < SPAN {
             let top = (high * LOG2_E).round_ties_even();
-            let (least, over, raised) = (S::splat(high - NOTHING), S::splat(top), S::splat(top - RAISE));
+            let (least, under, raised) = (S::splat(high - NOTHING), S::splat(-top), S::splat(top - RAISE));
             let mut row = [zero; MR];
             for c in (0..columns).step_by(S::W) {
                 let mut column = zero;
                 for (r, row) in row.iter_mut().enumerate() {
-                    let e = exp_over::<S, true>(S::load(strip.add(r * stride + c)), least, over);
+                    let e = exp_over::<S, true>(S::load(strip.add(r * stride + c)), least, under);
                     if ROW {
                         *row = S::add(*row, e);
                     }
@@ -130,9 +130,9 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
                     continue;
                 }
                 let top = (high * LOG2_E).round_ties_even();
-                let (least, over, mut sum) = (S::splat(high - NOTHING), S::splat(top), zero);
+                let (least, under, mut sum) = (S::splat(high - NOTHING), S::splat(-top), zero);
                 for c in (0..columns).step_by(S::W) {
-                    sum = S::add(sum, exp_over::<S, false>(S::load(line.add(c)), least, over));
+                    sum = S::add(sum, exp_over::<S, false>(S::load(line.add(c)), least, under));
                 }
                 (*row_sums.add(r)).add(top, f64::from(S::sum(sum)));
             }
@@ -144,9 +144,9 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
                     max = S::max(max, S::load(strip.add(r * stride + c)));
                 }
                 let top = S::round(S::mul(max, S::splat(LOG2_E)));
-                let (least, mut sum) = (S::sub(max, S::splat(NOTHING)), zero);
+                let (least, under, mut sum) = (S::sub(max, S::splat(NOTHING)), S::sub(zero, top), zero);
                 for r in 0..MR {
-                    sum = S::add(sum, exp_over::<S, false>(S::load(strip.add(r * stride + c)), least, top));
+                    sum = S::add(sum, exp_over::<S, false>(S::load(strip.add(r * stride + c)), least, under));
                 }
                 add_columns::<S>(column_sums, c, top, S::select_gt(max, nothing, sum, zero));
             }

@@ -191,7 +191,7 @@ pub unsafe fn tile<S: Simd, E: Elem, const MR: usize>(
 ) -> Acc<S, MR> {
     let (mut c, mut a, mut b) = (acc, a, b);
     for _ in 0..k {
-        // SAFETY: the caller's promise. Unsafe for speed: this loop is what benches/bench_tile.py measures.
+        // SAFETY: the caller's promise. Unsafe for speed: this loop is what benches/microkernel measures.
         unsafe {
             let columns: [S::V; NV] = std::array::from_fn(|j| S::load(b.add(j * S::W)));
             for (i, row) in c.iter_mut().enumerate() {

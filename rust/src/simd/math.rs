@@ -46,24 +46,25 @@ pub unsafe fn exp<S: Simd>(z: S::V) -> S::V {
 /// Scores this far below the largest count as nothing.
 pub const NOTHING: f32 = 250.0;
 
-/// e^z / 2^exponent for an integer-valued exponent, times 2^RAISE if wanted (the factor sits in the coefficients: it costs nothing). `z`
-/// below `least` is taken as `least`: the product of a left-out score with log2(e) would have no remainder.
+/// e^z / 2^exponent for an integer-valued exponent, which is given with its sign turned; times 2^RAISE if wanted (the factor sits in the
+/// coefficients, so it costs nothing). `z` below `least` is taken as `least`: the product of a left-out score with log2(e) would have no
+/// remainder.
 ///
 /// That product is taken in two parts: its rounding alone would cost |z| · 6e-8 of the result.
 ///
 /// # Safety
 /// `S` is available.
 #[inline(always)]
-pub unsafe fn exp_over<S: Simd, const RAISED: bool>(z: S::V, least: S::V, exponent: S::V) -> S::V {
+pub unsafe fn exp_over<S: Simd, const RAISED: bool>(z: S::V, least: S::V, minus_exponent: S::V) -> S::V {
     const LOW: f32 = (std::f64::consts::LOG2_E - std::f32::consts::LOG2_E as f64) as f32;
     let unit = if RAISED { f32::from_bits((127 + RAISE as u32) << 23) } else { 1.0 };
     // SAFETY: the caller's promise.
     unsafe {
         let z = S::max(z, least);
-        let high = S::splat(std::f32::consts::LOG2_E);
-        let n = S::round(S::mul(z, high));
-        let f = S::fma(z, S::splat(LOW), S::fma(z, high, S::sub(S::splat(0.0), n)));
-        reduced::<S>(f, S::sub(n, exponent), unit)
+        // With the negated exponent at hand, neither product needs a negation.
+        let minus_n = S::round(S::mul(z, S::splat(-std::f32::consts::LOG2_E)));
+        let f = S::fma(z, S::splat(LOW), S::fma(z, S::splat(std::f32::consts::LOG2_E), minus_n));
+        reduced::<S>(f, S::sub(minus_exponent, minus_n), unit)
     }
 }
 

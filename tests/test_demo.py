@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,10 @@ pytest.importorskip("matplotlib")
 
 from simtile.demo import main
 from simtile.demo.corpus import Corpus, build_corpus, content_digest, is_test_package, load_corpus, save_corpus
-from simtile.demo.evaluate import retrieval_of, skewness
+from simtile.demo.evaluate import evaluate, retrieval_of, skewness
 from simtile.demo.harvest import SourceFile, find_source_files, harvest_file, query_from_docstring
+from simtile.demo.loss_cost import PeakMemory, compare_losses
+from simtile.demo.model import TokenRows
 
 FUNCTION = '''
 def {name}(value):
@@ -111,31 +115,95 @@ def test_metrics_equal_their_definitions() -> None:
     assert skewness(np.array([5, 5])) == 0.0
 
 
-def test_a_tiny_run_learns_and_writes_its_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The standard library alone: quick, and the same pairs whatever else is installed.
-    stdlib = Path(json.__file__).parents[1]
-    monkeypatch.setattr("simtile.demo.job.installed_roots", lambda: (stdlib, []))
+def test_metrics_agree_with_sorting_the_whole_matrix(rng: np.random.Generator) -> None:
+    codes = rng.standard_normal((60, 8)).astype(np.float32)
+    queries = codes + 1.5 * rng.standard_normal((60, 8)).astype(np.float32)
+    result = evaluate(queries, codes)
+    cosines = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float64) @ (
+        codes / np.linalg.norm(codes, axis=1, keepdims=True)
+    ).astype(np.float64).T
+    rank = (cosines > np.diag(cosines)[:, None]).sum(axis=1)
+    assert 0 < result.recall_at_1 < 1  # or the three lines below would say little
+    assert result.recall_at_1 == pytest.approx((rank == 0).mean())
+    assert result.recall_at_10 == pytest.approx((rank < 10).mean())
+    assert result.mrr_at_10 == pytest.approx(np.where(rank < 10, 1 / (rank + 1), 0).mean())
+    nearest = np.argsort(-cosines, axis=1)[:, :10]
+    assert result.k_occurrence.tolist() == np.bincount(nearest.ravel(), minlength=60).tolist()
+
+
+def test_fewer_codes_than_the_list_is_long_are_searched_all() -> None:
+    result = evaluate(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32))
+    assert result.ids.shape == (3, 3) and result.recall_at_1 == 1.0
+
+
+def test_both_losses_are_measured_and_agree(rng: np.random.Generator) -> None:
+    query, key = rng.standard_normal((2, 300, 16)).astype(np.float32)
+    comparison = compare_losses(query, key, 0.05, rounds=1, repeats=2)
+    assert {name: len(cost.times_ms) for name, cost in comparison.costs.items()} == {"torch": 2, "simtile": 2}
+    assert comparison.loss_difference < 1e-5 and comparison.gradient_difference < 1e-5
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be reset on this system")
+def test_peak_memory_counts_what_was_freed_again() -> None:
+    peak = PeakMemory()
+    np.ones(16 << 20).sum()  # 128 MB, gone after this line
+    growth = peak.growth_mb()
+    assert growth is not None and 100 < growth < 200
+
+
+def test_a_token_batch_holds_the_rows_asked_for_empty_texts_included() -> None:
+    rows = TokenRows(np.array([5, 6, 7, 8]), np.array([0, 2, 2, 4]))
+    tokens, offsets = rows.select(np.array([2, 1, 0]))
+    assert tokens.tolist() == [7, 8, 5, 6] and offsets.tolist() == [0, 2, 2]
+
+
+@pytest.fixture
+def stdlib_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quick, and the same pairs whatever else is installed."""
+    monkeypatch.setattr("simtile.demo.job.installed_roots", lambda: (Path(json.__file__).parents[1], []))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stdlib_alone")
+def test_a_tiny_run_learns_and_writes_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "report"
     assert main(["--quick", "--output", str(output), "--cache", str(tmp_path / "cache"), "--workers", "1"]) == 0
     figures = json.loads((output / "demo.json").read_text())
-    assert figures["after"]["recall_at_1"] > 1.2 * figures["before"]["recall_at_1"]
-    assert figures["loss"][-1] < figures["loss"][0]
-    assert figures["loss_difference"] < 1e-5 and figures["gradient_difference"] < 1e-4
-    page = (output / "index.html").read_text()
-    for part in ("recall@1", "Hubs", "Similarities", "Examples", "Corpus", "data:image/png;base64"):
+    assert figures["after"]["recall_at_1"] > 1.4 * figures["before"]["recall_at_1"]
+    assert figures["after"]["hubness_skew"] < figures["before"]["hubness_skew"]
+    assert figures["history"][-1]["loss"] < figures["history"][0]["loss"]
+    assert figures["losses"]["loss_difference"] < 1e-4 and figures["losses"]["gradient_difference"] < 1e-4
+    page = (output / "index.html").read_text(encoding="utf-8")
+    for part in ("recall@1", "extra peak memory", "Hubs", "Similarity of", "Examples", "Corpus", "Versions"):
         assert part in page
-    assert "$" not in page.split("</style>")[1].split("<h2>Examples")[0]
-    assert "recall@1" in capsys.readouterr().out
+    assert page.count("data:image/svg+xml;base64") == 7
+    assert "http" not in page.split("<h2>Examples")[0]  # self-contained; code in the examples may hold links
+    printed = capsys.readouterr().out
+    assert "recall@1" in printed and "extra peak memory" in printed and figures["corpus"]["digest"][:12] in printed
+    assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_too_few_pairs_for_a_batch_is_said(
+def test_too_few_pairs_are_said(
     site_packages: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.rmtree(site_packages / "sklearn")  # nothing to test with
     monkeypatch.setattr("simtile.demo.job.installed_roots", lambda: (None, [site_packages]))
     assert main(["--cache", str(site_packages / "cache"), "--workers", "1"]) == 2
-    assert "--batch" in capsys.readouterr().err
+    assert "0 test pairs" in capsys.readouterr().err
+
+
+def test_missing_packages_are_named_with_the_line_that_installs_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert main([]) == 2
+    assert capsys.readouterr().err == 'the demo needs tokenizers: pip install "simtile[demo]"\n'
+
+
+def test_options_out_of_range_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--batch", "1"])
+    assert "argument --batch: must be at least 2, got 1" in capsys.readouterr().err
 
 
 def test_the_digest_names_the_content(site_packages: Path) -> None:

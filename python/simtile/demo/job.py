@@ -1,247 +1,198 @@
-"""The steps of the demo, from files to the report."""
+"""The demo from end to end: harvest, evaluate, train, evaluate again, compare the losses.
+
+`run` does the work and returns everything measured as a `Results`; printing and the report are elsewhere.
+"""
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-import simtile
-from simtile.demo.corpus import (
-    Corpus,
-    build_corpus,
-    cache_path,
-    default_cache_dir,
-    load_corpus,
-    save_corpus,
-)
+from simtile.demo.corpus import Corpus, build_corpus, cache_path, load_corpus, save_corpus
 from simtile.demo.evaluate import Retrieval, evaluate
-from simtile.demo.harvest import find_source_files, installed_roots
+from simtile.demo.harvest import STDLIB_PREFIX, find_source_files, installed_roots
 from simtile.demo.loss_cost import LossComparison, compare_losses
 from simtile.demo.model import MiniLMTokenizer, StaticEncoder, TokenRows, minilm_word_table
-from simtile.demo.report import Example, Report, summary, write
+from simtile.demo.progress import Progress
 from simtile.demo.train import Step, train
 
-MAX_TEST = 5_000
-N_EXAMPLES = 8
-
-_Vectors: TypeAlias = NDArray[np.float32]
+MIN_STEPS_PER_EPOCH = 4  # a small corpus (no extras, --quick) gets a smaller batch rather than too few steps
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Tokenised queries and codes of one side of the split."""
+class Options:
+    """The command line's choices; see `simtile demo --help`."""
 
-    queries: TokenRows
-    codes: TokenRows
+    output: Path
+    cache_dir: Path
+    batch: int
+    epochs: int
+    max_pairs: int
+    max_test: int
+    seed: int
+    workers: int = 1
+    stdlib_only: bool = False
+    loss_rounds: int = 2
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """All steps; returns 0, or 2 with a message when the options cannot be met on this machine."""
-    options = _parser().parse_args(argv)
-    if options.quick:
-        options.max_pairs, options.batch, options.epochs = min(options.max_pairs, 2_000), 512, 3
-    torch.manual_seed(options.seed)
+class TooFewPairsError(ValueError):
+    """The installed packages don't give enough pairs to train on and to test with."""
+
+
+@dataclass
+class Results:
+    """Everything that the table and the report show. `vectors` are (queries, codes) of the test side."""
+
+    options: Options
+    corpus: Corpus
+    batch: int
+    history: list[Step]
+    before: Retrieval
+    after: Retrieval
+    vectors: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+    losses: LossComparison
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run(options: Options) -> Results:
+    """Run the whole job; prints a line per stage.
+
+    Raises
+    ------
+    TooFewPairsError
+        If there are too few pairs for `MIN_STEPS_PER_EPOCH` steps of two, or none to test.
+    """
     seconds: dict[str, float] = {}
-    with _timed(seconds, "harvest"):
-        corpus = _corpus(options)
+    start = time.monotonic()
+    torch.manual_seed(options.seed)
+
+    with _stage("harvest", seconds):
+        corpus = obtain_corpus(options)
+    if len(corpus.train) < 2 * MIN_STEPS_PER_EPOCH or not corpus.test:
+        raise TooFewPairsError(f"{len(corpus.train)} training and {len(corpus.test)} test pairs are too few")
     _print_corpus(corpus)
-    if len(corpus.train) < options.batch or not corpus.test:
-        print(
-            f"simtile demo: found {len(corpus.train)} training and {len(corpus.test)} test pairs, and a batch needs "
-            f"{options.batch}: install more packages or pass a smaller --batch",
-            file=sys.stderr,
-        )
-        return 2
-    with _timed(seconds, "tokenize"):
-        tokenizer = MiniLMTokenizer()
-        train_texts, test_texts = (_tokenize(tokenizer, corpus, side) for side in ("train", "test"))
+
+    with _stage("tokenize", seconds):
+        tokens = _tokenize(corpus)
     encoder = StaticEncoder(minilm_word_table())
-    with _timed(seconds, "search before"):
-        before, _, codes_before = _evaluate(encoder, test_texts)
-    with _timed(seconds, "train"):
-        history = _train(encoder, train_texts, options)
-    with _timed(seconds, "search after"):
-        after, queries_after, codes_after = _evaluate(encoder, test_texts)
-    with _timed(seconds, "loss cost"):
-        cost = _loss_cost(encoder, train_texts, options)
-    shown = _examples(corpus, before, after)
-    heat = np.asarray([example.row for example in shown])
-    untrained = StaticEncoder(minilm_word_table()).encode(test_texts.queries)
-    report = Report(
+    with _stage("evaluate before", seconds):
+        vectors_before = (encoder.encode(tokens["test query"]), encoder.encode(tokens["test code"]))
+        before = evaluate(*vectors_before)
+    _print_retrieval("before", before)
+
+    batch = min(options.batch, max(2, len(corpus.train) // MIN_STEPS_PER_EPOCH))
+    n_steps = len(corpus.train) // batch * options.epochs
+    print(f"training: {n_steps} steps of {batch:,} pairs, {torch.get_num_threads()} threads", flush=True)
+    with _stage("train", seconds), Progress("training", n_steps, "steps") as bar:
+        history = train(
+            encoder,
+            tokens["train query"],
+            tokens["train code"],
+            batch=batch,
+            epochs=options.epochs,
+            seed=options.seed,
+            on_step=lambda step: bar.advance(note=f"loss {step.loss:.3f}, temperature {step.temperature:.4f}"),
+        )
+    with _stage("evaluate after", seconds):
+        vectors_after = (encoder.encode(tokens["test query"]), encoder.encode(tokens["test code"]))
+        after = evaluate(*vectors_after)
+    _print_retrieval("after", after)
+
+    with _stage("compare losses", seconds):
+        rows = np.random.default_rng(options.seed).permutation(len(corpus.train))[:batch]
+        with torch.no_grad():
+            query, key = (encoder(tokens[f"train {side}"], rows).numpy() for side in ("query", "code"))
+        losses = compare_losses(query, key, encoder.temperature.item(), rounds=options.loss_rounds, repeats=2)
+    seconds["total"] = time.monotonic() - start
+    return Results(
+        options=options,
         corpus=corpus,
+        batch=batch,
         history=history,
         before=before,
         after=after,
-        cost=cost,
-        examples=shown,
-        heat_before=_cosines(untrained[heat], codes_before[heat]),
-        heat_after=_cosines(queries_after[heat], codes_after[heat]),
+        vectors={"before": vectors_before, "after": vectors_after},
+        losses=losses,
         seconds=seconds,
-        options={name: getattr(options, name) for name in ("batch", "epochs", "seed", "max_pairs")},
-        machine={
-            "processor": _processor(),
-            "instruction set": simtile._core.isas()[0],
-            "threads": str(torch.get_num_threads()),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "simtile": simtile.__version__,
-        },
     )
-    page = write(report, options.output)
-    print(f"\n{summary(report)}\n\n{page}")
-    return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="simtile demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report (default: report)")
-    parser.add_argument("--batch", type=int, default=4_096, help="pairs per step")
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--max-pairs", type=int, default=60_000, help="training pairs at most")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that harvest")
-    parser.add_argument("--cache", type=Path, default=default_cache_dir(), help="folder of harvested corpora")
-    parser.add_argument("--quick", action="store_true", help="a tiny run: 2,000 pairs, batches of 512")
-    return parser
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    seconds[step] = time.monotonic() - start
-
-
-def _bar(total: int, label: str, unit: str) -> tqdm[NoReturn]:
-    """A progress bar on a terminal; elsewhere one plain line when the step begins."""
-    quiet = not sys.stderr.isatty()
-    if quiet:
-        print(f"{label} ...", file=sys.stderr, flush=True)
-    return tqdm(total=total, desc=label, unit=unit, disable=quiet, leave=False)
-
-
-def _corpus(options: argparse.Namespace) -> Corpus:
+def obtain_corpus(options: Options) -> Corpus:
+    """The corpus of this environment, from the cache if it was harvested before."""
     stdlib, site_packages = installed_roots()
-    sources = find_source_files(stdlib, site_packages)
-    path = cache_path(options.cache, sources, options.max_pairs, MAX_TEST)
-    cached = load_corpus(path)
-    if cached is not None:
-        return cached
-    with _bar(len(sources), "harvest", "file") as bar:
-
-        def on_file(done: int, pairs: int) -> None:
-            bar.update(done - bar.n)
-            bar.set_postfix(pairs=pairs, refresh=False)
-
+    sources = find_source_files(stdlib, [] if options.stdlib_only else site_packages)
+    path = cache_path(options.cache_dir, sources, options.max_pairs, options.max_test)
+    corpus = load_corpus(path)
+    if corpus is not None:
+        return corpus
+    print(f"harvesting docstrings and code from {len(sources):,} installed Python files", flush=True)
+    with Progress("harvesting", len(sources), "files") as bar:
         corpus = build_corpus(
             sources,
             max_train=options.max_pairs,
-            max_test=MAX_TEST,
+            max_test=options.max_test,
             workers=options.workers,
-            on_file=on_file,
+            on_file=lambda _, n_pairs: bar.advance(note=f"{n_pairs:,} pairs"),
         )
     if not corpus.stopped_early:
-        save_corpus(corpus, path)
+        try:
+            save_corpus(corpus, path)
+        except OSError as error:  # a read-only home: the next run harvests again
+            print(f"note: the corpus is not cached ({error})", flush=True)
     return corpus
 
 
+def _tokenize(corpus: Corpus) -> dict[str, TokenRows]:
+    """Token ids under "train query", "train code", "test query" and "test code"."""
+    tokenizer = MiniLMTokenizer()
+    sides = {"train": corpus.train, "test": corpus.test}
+    with Progress("tokenizing", 2 * sum(map(len, sides.values())), "texts") as bar:
+        return {
+            f"{side} {what}": tokenizer([getattr(pair, what) for pair in pairs], on_texts=bar.advance)
+            for side, pairs in sides.items()
+            for what in ("query", "code")
+        }
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - start
+
+
 def _print_corpus(corpus: Corpus) -> None:
-    origin = "cache" if corpus.from_cache else f"{corpus.n_files:,} files, {corpus.seconds:.0f} s"
-    print(f"corpus {corpus.digest[:12]} ({origin}; {corpus.n_unparsed} files could not be parsed)")
-    for side, packages in corpus.pairs_per_package().items():
-        first = ", ".join(f"{name} {count:,}" for name, count in list(packages.items())[:6])
-        print(f"  {side:5s} {sum(packages.values()):6,} pairs of {len(packages)} packages: {first}, ...")
+    origin = "from the cache" if corpus.from_cache else f"{corpus.n_files:,} files in {corpus.seconds:.0f} s"
+    print(f"corpus {corpus.digest[:12]}: {origin}, {corpus.n_unparsed} unparsable, {corpus.n_duplicates:,} duplicates")
+    if corpus.stopped_early:
+        print("note: the time limit of the harvest was reached; the corpus is smaller than it could be")
+    for side, counts in corpus.pairs_per_package().items():
+        grouped = group_stdlib(counts)
+        listed = ", ".join(f"{package} {count:,}" for package, count in list(grouped.items())[:8])
+        rest = f", {len(grouped) - 8} more" if len(grouped) > 8 else ""
+        print(f"  {side:5} {sum(counts.values()):6,} pairs: {listed}{rest}", flush=True)
 
 
-def _tokenize(tokenizer: MiniLMTokenizer, corpus: Corpus, side: str) -> Texts:
-    pairs = corpus.train if side == "train" else corpus.test
-    with _bar(2 * len(pairs), f"tokenize {side}", "text") as bar:
-
-        def on_texts(done: int) -> None:
-            bar.update(done)
-
-        queries = tokenizer([pair.query for pair in pairs], on_texts=on_texts)
-        return Texts(queries, tokenizer([pair.code for pair in pairs], on_texts=on_texts))
-
-
-def _evaluate(encoder: StaticEncoder, texts: Texts) -> tuple[Retrieval, _Vectors, _Vectors]:
-    queries, codes = encoder.encode(texts.queries), encoder.encode(texts.codes)
-    return evaluate(queries, codes), queries, codes
+def group_stdlib(counts: dict[str, int]) -> dict[str, int]:
+    """Pairs per package with the standard library's modules as one row, largest first."""
+    grouped: dict[str, int] = {}
+    n_modules = sum(package.startswith(STDLIB_PREFIX) for package in counts)
+    for package, count in counts.items():
+        name = f"standard library ({n_modules} modules)" if package.startswith(STDLIB_PREFIX) else package
+        grouped[name] = grouped.get(name, 0) + count
+    return dict(sorted(grouped.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _train(encoder: StaticEncoder, texts: Texts, options: argparse.Namespace) -> list[Step]:
-    steps = len(texts.queries) // options.batch * options.epochs
-    with _bar(steps, f"train {steps} steps", "step") as bar:
-
-        def on_step(step: Step) -> None:
-            bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
-            bar.update()
-
-        return train(
-            encoder,
-            texts.queries,
-            texts.codes,
-            batch=options.batch,
-            epochs=options.epochs,
-            seed=options.seed,
-            on_step=on_step,
-        )
-
-
-def _loss_cost(encoder: StaticEncoder, texts: Texts, options: argparse.Namespace) -> LossComparison:
-    """One real batch of the trained encoder."""
-    rows = np.arange(options.batch)
-    with _bar(1, "loss beside plain torch", "run"), torch.no_grad():
-        query, key = encoder(texts.queries, rows).numpy(), encoder(texts.codes, rows).numpy()
-        return compare_losses(query, key, encoder.temperature.item(), rounds=1 if options.quick else 3)
-
-
-def _examples(corpus: Corpus, before: Retrieval, after: Retrieval) -> list[Example]:
-    """Queries whose own code came first only after training, spread over the test set."""
-    rows = np.arange(len(corpus.test))
-    learned = rows[(before.ids[:, 0] != rows) & (after.ids[:, 0] == rows)]
-    pool = learned if len(learned) >= N_EXAMPLES else rows
-    chosen = pool[np.linspace(0, len(pool) - 1, min(N_EXAMPLES, len(pool))).astype(int)]
-    return [
-        Example(
-            row=int(row),
-            query=corpus.test[row].query,
-            package=corpus.test[row].package,
-            before=_first_line(corpus.test[before.ids[row, 0]].code),
-            after=_first_line(corpus.test[after.ids[row, 0]].code),
-        )
-        for row in chosen
-    ]
-
-
-def _first_line(code: str) -> str:
-    return next((line for line in code.splitlines() if "def " in line), code.splitlines()[0]).strip()
-
-
-def _cosines(queries: _Vectors, codes: _Vectors) -> _Vectors:
-    def unit(rows: _Vectors) -> _Vectors:
-        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
-
-    return np.asarray(unit(queries) @ unit(codes).T)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def _print_retrieval(when: str, retrieval: Retrieval) -> None:
+    print(
+        f"{when}: recall@1 {retrieval.recall_at_1:.3f}, recall@10 {retrieval.recall_at_10:.3f} "
+        f"on {len(retrieval.ids):,} queries of unseen packages",
+        flush=True,
+    )

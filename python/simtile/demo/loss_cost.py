@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONTENDERS = ("torch", "simtile")
 WARM_UP_ROWS = 256  # starts the thread pools and loads what is loaded lazily, without the memory of the real batch
@@ -133,22 +136,21 @@ def _measure(name: str, batch_path: Path, result_path: Path, repeats: int) -> No
         temperature = float(batch["temperature"])
     loss_function = _loss_function(name)
 
-    def step(rows: int) -> float:
+    def step(query: Tensor, key: Tensor) -> float:
         query.grad = key.grad = None
-        loss = loss_function(query[:rows], key[:rows], temperature)
+        loss = loss_function(query, key, temperature)
         loss.backward()
-        return float(loss.detach())
+        return loss.item()
 
-    step(WARM_UP_ROWS)
-    query.grad = key.grad = None
+    step(*(side.detach()[:WARM_UP_ROWS].clone().requires_grad_() for side in (query, key)))
     gc.collect()
     peak = PeakMemory()
-    step(len(query))
+    step(query, key)
     extra_mb = peak.growth_mb()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        loss = step(len(query))
+        loss = step(query, key)
         times.append(1e3 * (time.perf_counter() - start))
     assert query.grad is not None and key.grad is not None
     np.savez(
@@ -161,7 +163,7 @@ def _measure(name: str, batch_path: Path, result_path: Path, repeats: int) -> No
     )
 
 
-def _loss_function(name: str) -> Callable[..., Any]:
+def _loss_function(name: str) -> Callable[[Tensor, Tensor, float], Tensor]:
     import torch
     import torch.nn.functional as F
 
@@ -170,8 +172,9 @@ def _loss_function(name: str) -> Callable[..., Any]:
 
         return lambda query, key, temperature: info_nce(query, key, temperature=temperature, symmetric=True)
 
-    def plain_info_nce(query: torch.Tensor, key: torch.Tensor, temperature: float) -> torch.Tensor:
-        logits = F.normalize(query, dim=1) @ F.normalize(key, dim=1).T / temperature
+    def plain_info_nce(query: Tensor, key: Tensor, temperature: float) -> Tensor:
+        # Scaled before the product, as open_clip does: one (B, B) tensor less than dividing the logits.
+        logits = F.normalize(query, dim=1) / temperature @ F.normalize(key, dim=1).T
         labels = torch.arange(len(query))
         return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
@@ -220,7 +223,9 @@ def _lifetime_peak_kb() -> int | None:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m simtile.demo.loss_cost", description=_main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m simtile.demo.loss_cost", description="Measure one contender's loss step."
+    )
     parser.add_argument("contender", choices=CONTENDERS)
     parser.add_argument("batch", type=Path)
     parser.add_argument("result", type=Path)

@@ -50,8 +50,10 @@ class _DenseInfoNCE(Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dx, dy, dscale = (times(part, grad) for part in ctx.saved_tensors)
-        return dx, dy, dscale, None, None, None, None, None
+        parts = ctx.saved_tensors
+        if grad.device.type != "cpu" or grad.item() != 1.0:
+            parts = [times(part, grad) for part in parts]
+        return *parts, None, None, None, None, None
 
 
 @in_own_precision
@@ -64,10 +66,10 @@ def _forward(
     if normalize:
         x, x_norm = _unit(query)
         y, y_norm = _unit(key)
-    s = torch.mm(x, y.t())
-    if s.dtype == torch.bfloat16:
-        s = s.float()
-    s.mul_(scale)
+    if isinstance(scale, float) and x.dtype != torch.bfloat16:
+        s = _product(x, y.t(), scale)
+    else:
+        s = torch.mm(x, y.t()).to(loss_dtype(x)).mul_(scale)
     if ids is not None:
         drop = ids[0][:, None] == ids[1]
         drop.diagonal().fill_(False)
@@ -77,11 +79,12 @@ def _forward(
     if symmetric:
         column_loss, q = _without_own(s[:, :M], 0)
         loss = loss.add_(column_loss).mul_(0.5)
-    total = ordered_sum(loss * weight) if weight is not None else ordered_sum(loss) / max(M, 1)
+    total = ordered_sum(loss * weight) if weight is not None else ordered_sum(loss).div_(max(M, 1))
     if not any(want):
         return total, Gradients()
-    # A known scale is multiplied in together with the weights, here where it costs nothing.
+    # A known scale is multiplied in together with the weights, in the products where it costs nothing.
     share = (0.5 if symmetric else 1.0) * (scale if isinstance(scale, float) else 1.0)
+    factor = 1.0
     if weight is not None:
         p.mul_((weight * share)[:, None])
         if q is not None:
@@ -89,18 +92,27 @@ def _forward(
     else:
         if q is not None:
             p[:, :M].add_(q)
-        p.mul_(share / max(M, 1))
-    p = p.to(x.dtype)
+        factor = share / max(M, 1)
+        if x.dtype == torch.bfloat16:  # rounded once, at the size it has
+            p.mul_(factor)
+            factor = 1.0
+    if p.dtype != x.dtype:
+        p = p.to(x.dtype)
     dx = dy = dscale = None
     if want.x or want.scale:
-        dx = torch.mm(p, y)
+        dx = _product(p, y, factor)
         if want.scale:
             dscale = (dx * x).sum(dtype=loss_dtype(x))
         if want.x:
             dx = _finished(dx, scale, query, x, x_norm)
     if want.y:
-        dy = _finished(torch.mm(p.t(), x), scale, key, y, y_norm)
+        dy = _finished(_product(p.t(), x, factor), scale, key, y, y_norm)
     return total, Gradients(dx, dy, dscale)
+
+
+def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """factor · a b, in one call."""
+    return torch.mm(a, b) if factor == 1.0 else torch.addmm(a.new_empty(()), a, b, beta=0.0, alpha=factor)
 
 
 def _without_own(s: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -93,7 +93,7 @@ def k_occurrence_histogram(before: Retrieval, after: Retrieval) -> str:
             axes.plot(
                 0.5, max(retrieval.anti_hub_share, 1e-9), color=colour, marker="D", markersize=6, linestyle="none"
             )
-            axes.plot([], [], color=colour, marker="o", label=f"{label}: skewness {retrieval.hubness_skew:.1f}")
+            axes.plot([], [], color=colour, marker="o", label=f"{label}: skewness {retrieval.hubness_skew:.2f}")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.3 / len(before.k_occurrence) / max(1, np.diff(edges)[-1]))

@@ -48,7 +48,7 @@ def report_html(results: Results) -> str:
         tiles=_tiles(results),
         metrics=_table(("", "before", "after", "better by"), metric_rows(results)),
         loss_cost=_table(("", "plain torch", "simtile", "better by"), loss_rows(results)),
-        agreement=escape(agreement(results)),
+        agreement=escape(agreement(results)).replace("e-", "e\N{NON-BREAKING HYPHEN}"),
         loss_note=f"{losses.batch:,} pairs × {losses.dim}, temperature {losses.temperature:.3f}, both directions",
         loss_cost_plot=_figure(plots.loss_cost_bars(_loss_bars(results)), "Time and memory of both losses"),
         recall_plot=_figure(plots.recall_bars(results.before, results.after), "Recall before and after"),

@@ -89,7 +89,10 @@ def coefficient_unit(dtype: torch.dtype, *coefficients: Tensor | None) -> Tensor
     """() float32 that coefficients are divided by before they are stored in ``dtype``; None for 1."""
     if dtype != torch.float16:
         return None
-    largest = torch.stack([c.abs().amax() for c in coefficients if c is not None and c.numel()]).amax()
+    maxima = [c.abs().amax() for c in coefficients if c is not None and c.numel()]
+    if not maxima:
+        return None
+    largest = torch.stack(maxima).amax()
     return torch.where(largest > 0, largest / FLOAT16_RANGE, 1.0)
 
 

@@ -12,6 +12,7 @@ register spills whose shared memory the target grants, because the bytes loaded 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -133,6 +134,9 @@ TABLE |= {
     (architecture, "pair_topk_few", operands): Launch(16, 128, 64 if operands in {"half", "masked"} else 32, 4, 3)
     for architecture, operands in DEFAULTS
 }
+
+TUNED_FILE = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "simtile", "launches.json")
+"""Where ``simtile tune`` writes and the first GPU job of a process looks."""
 
 _tuned: dict[tuple[Architecture, Op, Operands], Launch] = {}
 

@@ -10,7 +10,8 @@ import textwrap
 import pytest
 import torch
 
-from simtile._plan import DENSE_PAIRS, STASH_MAX_SCALE, decide
+from simtile import _plan
+from simtile._plan import DENSE_PAIRS, STASH_MAX_SCALE, decide, has_tiles
 from simtile.functional import explain
 
 BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
@@ -46,7 +47,51 @@ def test_where_no_tiles_run_torch_does():
     assert explain("info_nce", 1000, 1000, 64, dtype=F64).name == "dense"
     large = explain("info_nce", 10**5, 10**5, 64, dtype=F64)
     assert (large.name, large.engine) == ("chunked", "torch")
-    assert explain("pair_lse", 10**5, 10**5, 64, device="cuda").engine == "torch"
+    metal = explain("pair_lse", 10**5, 10**5, 64, device="mps")
+    assert (metal.engine, metal.engine_reason) == ("torch", "no tile engine for mps")
+
+
+def test_a_gpu_takes_triton_and_explain_says_why(monkeypatch):
+    plan = explain("info_nce", 8192, 8192, 768, dtype=BF16, device="cuda", symmetric=True, scale=14.0)
+    assert (plan.name, plan.engine, plan.units) == ("stash", "Triton tiles", 3)
+    assert plan.engine_reason.startswith("bfloat16 on cuda, triton 3.")
+    assert explain("pair_lse", 512, 512, 64, device="cuda").engine_reason == "stored scores need no tiles"
+    assert explain("info_nce", 8192, 8192, 64, dtype=F64, device="cuda").engine == "torch"
+    monkeypatch.setattr(_plan, "_triton", lambda: ("3.2.0", "triton 3.2.0 is older than 3.7"))
+    plan = explain("info_nce", 8192, 8192, 768, dtype=BF16, device="cuda")
+    assert (plan.engine, plan.engine_reason) == ("torch", "triton 3.2.0 is older than 3.7")
+
+
+def test_plans_of_a_gpu_by_shape():
+    def plan(op, N, D=768, **options):
+        found = explain(op, N, N, D, dtype=BF16, device="cuda", **options)
+        return found.name, found.units
+
+    assert plan("info_nce", 65_536) == ("chunked", 3)
+    assert plan("info_nce", 131_072) == ("recompute", 4)  # whole rows of scores would be too few at a time
+    assert plan("sigmoid_loss", 131_072) == ("chunked", 3)
+    assert plan("pair_lse", 65_536, scale=14.0) == ("recompute", 4)  # a stash of 8 GB
+    assert plan("pair_lse", 8192, scale=100.0) == ("recompute", 4)
+    assert plan("pair_lse", 65_536, D=128) == ("recompute", 5)  # gradients in registers
+
+
+def test_a_compiled_graph_chooses_the_engine_of_a_gpu():
+    @torch.compile(fullgraph=True, backend="eager")
+    def tripled(x):
+        return x * 3 if has_tiles(x.dtype, torch.device("cuda")) else x
+
+    torch._dynamo.reset()
+    assert torch.equal(tripled(torch.ones(2)), torch.full((2,), 3.0))
+
+
+def test_no_cpu_job_loads_the_kernels():
+    """torch may import triton on its own."""
+    code = (
+        "import sys, torch; from simtile import functional as f; x = torch.randn(900, 8, requires_grad=True)\n"
+        "f.info_nce(x, x).backward(); f.sigmoid_loss(x, x); f.pair_topk(x, x, 2); f.in_batch_rank(x, x)\n"
+        "print(f.explain('info_nce', 9999, 9999, 8)); sys.exit('simtile.kernels.tile' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_it_prints_what_matters():
@@ -54,7 +99,7 @@ def test_it_prints_what_matters():
     assert text.splitlines() == [
         "info_nce  M=8,192 N=8,192 D=384  float32 on cpu",
         "  plan    recompute: two-sided: a column's log-sum-exp needs all rows, so the tiles are computed twice",
-        "  engine  Rust tiles",
+        "  engine  Rust tiles: float32 on the CPU",
         "  work    4u = 206.2 GFLOP forward and backward",
         text.splitlines()[4],
     ]

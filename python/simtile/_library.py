@@ -41,7 +41,7 @@ def _filled(parts: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
 
 
 def _flat(found: Gradients, x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
-    dscale = None if found.scale is None else found.scale.to(scale.dtype)
+    dscale = None if found.scale is None else found.scale.to(device=scale.device, dtype=scale.dtype)
     return _filled(found._replace(scale=dscale), x)
 
 

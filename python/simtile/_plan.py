@@ -12,9 +12,10 @@ backward together visit the pairs:
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
@@ -22,13 +23,19 @@ from simtile._cpu_engine import CpuEngine
 from simtile._pairs import Scale, check_choice, traced
 from simtile._torch_engine import TorchEngine, chunk_rows
 
-Engine: TypeAlias = CpuEngine | TorchEngine
+if TYPE_CHECKING:
+    from simtile._triton_engine import TritonEngine
+
+    Engine: TypeAlias = CpuEngine | TorchEngine | TritonEngine
 
 PLANS = ("auto", "dense", "chunked", "recompute", "stash")
 OPS = ("pair_lse", "pair_nll", "pair_softplus", "info_nce", "sigmoid_loss")
 
 DENSE_PAIRS = {torch.float32: 704 * 704, torch.bfloat16: 1280 * 1280, torch.float16: 96 * 96}
 """On the CPU, up to this many pairs the stored scores are at least as fast as the tile engine."""
+
+GPU_DENSE_PAIRS = 1024 * 1024
+"""The same on a GPU, not yet raced on one: a product of this size takes as long as a few launches of a kernel."""
 
 DENSE_BYTES = 256 << 20
 """Where no tile engine runs (float64, other devices): scores up to this size are stored, larger ones made in chunks."""
@@ -39,8 +46,14 @@ WORKSPACE_BYTES = 16 << 20
 WHOLE_ROWS = 256 << 10
 """Up to this many columns a one-sided loss keeps 48 whole rows of scores, the engine's least, in about 50 MB."""
 
-STASH_BYTES = 32 << 20
+GPU_WHOLE_ROWS = {4: 131_072, 2: 87_381}
+"""The same for the Triton kernels by the inputs' item size: 512 rows of scores, and of coefficients, in 256 MiB."""
+
+STASH_BYTES = {"cpu": 32 << 20, "cuda": 1 << 30}
 """``plan="auto"`` spends at most this much on a stash; ``explain(memory_budget=...)`` shows other budgets."""
+
+OLDEST_TRITON = (3, 7)
+"""The first version that the kernels are tested with."""
 
 STASH_MAX_SCALE = 20.0
 """Half-precision cosines keep 11 bits: at scale 14 the error of dX is 1e-4, at scale 100 7e-3, above that of bfloat16.
@@ -67,6 +80,8 @@ class Plan:
     op: str
     name: str
     engine: str
+    """"Rust tiles", "Triton tiles" or "torch"."""
+    engine_reason: str
     reason: str
     M: int
     N: int
@@ -88,7 +103,7 @@ class Plan:
         return (
             f"{self.op}  M={self.M:,} N={self.N:,} D={self.D:,}  {dtype} on {self.device}\n"
             f"  plan    {self.name}: {self.reason}\n"
-            f"  engine  {self.engine}\n"
+            f"  engine  {self.engine}: {self.engine_reason}\n"
             f"  work    {self.units:g}u = {self.flop / 1e9:,.1f} GFLOP forward and backward\n"
             f"  memory  about {_megabytes(self.extra_bytes)} beside inputs and gradients "
             f"(stored scores would take {_megabytes(self.M * self.N * max(self.dtype.itemsize, 4))})"
@@ -108,22 +123,24 @@ def decide(
     if plan == "stash":
         if not stashable or one_sided or dtype != torch.bfloat16 or not tiles:
             raise ValueError(
-                f"plan: 'stash' is for two-sided log-sum-exps of bfloat16 inputs on the CPU, got {dtype} on {device}"
+                f"plan: 'stash' is for two-sided log-sum-exps of bfloat16 inputs on tiles, got {dtype} on {device}"
             )
         return (
             ("recompute", "stash_inexact") if scale is not None and abs(scale) > STASH_MAX_SCALE else ("stash", "asked")
         )
     if plan != "auto":
         return plan, "asked"
-    if tiles and DENSE_PAIRS[dtype] >= M * N:
+    gpu = tiles and device.type == "cuda"
+    if tiles and (GPU_DENSE_PAIRS if gpu else DENSE_PAIRS[dtype]) >= M * N:
         return "dense", "small"
     if not tiles and M * N * max(dtype.itemsize, 4) <= DENSE_BYTES:
         return "dense", "no_tiles"
-    if one_sided and N <= WHOLE_ROWS:
+    widest = GPU_WHOLE_ROWS[dtype.itemsize] if gpu else WHOLE_ROWS
+    if one_sided and (widest >= N or not stashable):  # a coefficient of softplus needs no whole row
         return "chunked", "one_sided"
     if one_sided:
         return "recompute", "many_columns"
-    budget = STASH_BYTES if memory_budget is None else memory_budget
+    budget = STASH_BYTES.get(device.type, 0) if memory_budget is None else memory_budget
     if (
         stashable
         and tiles
@@ -153,18 +170,64 @@ def choose(
 
 def has_tiles(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether a tile engine computes this dtype on this device."""
-    return device.type == "cpu" and dtype != torch.float64
+    return tile_engine(dtype, device)[0] != "torch"
+
+
+def tile_engine(dtype: torch.dtype, device: torch.device) -> tuple[str, str]:
+    """(engine, why) of the plans that store no scores: "Rust tiles", "Triton tiles", or "torch" in chunks."""
+    name = str(dtype).removeprefix("torch.")
+    if dtype == torch.float64:
+        return "torch", "float64 is computed by plain torch"
+    if device.type == "cpu":
+        return "Rust tiles", f"{name} on the CPU"
+    if device.type == "cuda":
+        version, fault = triton_state(device.index)
+        return ("torch", fault) if fault else ("Triton tiles", f"{name} on {device}, triton {version}")
+    return "torch", f"no tile engine for {device.type}"
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def triton_state(index: int | None) -> tuple[str, str]:
+    """(version of triton, what keeps its kernels from the GPU ``index`` or ""). A machine without any has no fault."""
+    version, fault = _triton()
+    if not fault and torch.cuda.is_available() and torch.version.hip is None:
+        major, minor = torch.cuda.get_device_capability(index)
+        if major < 8:
+            fault = f"the kernels need compute capability 8.0, this GPU has {major}.{minor}"
+    return version, fault
+
+
+@functools.cache
+def _triton() -> tuple[str, str]:
+    try:
+        import triton as package
+    except ModuleNotFoundError as error:
+        if error.name == "triton":
+            return "", 'triton is not installed: pip install "simtile[triton]"'
+        return "", f"triton is broken: {error}"
+    except (ImportError, OSError) as error:  # a missing shared library
+        return "", f"triton is broken: {error}"
+    version = str(package.__version__)
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_TRITON:
+        return version, f"triton {version} is older than {'.'.join(map(str, OLDEST_TRITON))}"
+    return version, ""
 
 
 def engine_for(x: torch.Tensor, N: int, plan: str) -> Engine:
     """The engine that carries out a plan on the device of ``x``: the only place that chooses one.
 
-    Tiles on the CPU run in Rust. Everything else, including every stored-scores plan, is plain torch.
+    Tiles run in Rust on the CPU and in Triton on a GPU. Everything else, every stored-scores plan among it, is plain
+    torch.
     """
     if plan == "dense":
         return TorchEngine(x.shape[0])
-    if has_tiles(x.dtype, x.device):
+    tiles, _ = tile_engine(x.dtype, x.device)
+    if tiles == "Rust tiles":
         return CpuEngine(WORKSPACE_BYTES)
+    if tiles == "Triton tiles":
+        from simtile._triton_engine import gpu_engine
+
+        return gpu_engine()
     return TorchEngine(chunk_rows(x.shape[0], N, max(x.dtype.itemsize, 4), WORKSPACE_BYTES))
 
 
@@ -180,7 +243,8 @@ def explain(
     op : str      "pair_lse", "pair_nll", "pair_softplus", "info_nce" or "sigmoid_loss"
     M, N, D : int      rows of x, rows of y, their columns
     dtype, device      of the inputs
-    memory_budget : int      bytes that a stash of scores may take; default 32 MiB, what ``plan="auto"`` allows itself
+    memory_budget : int      bytes that a stash of scores may take; default 32 MiB on the CPU, 1 GiB on a GPU, what
+        ``plan="auto"`` allows itself
     symmetric : bool      both directions (pair_lse, info_nce)
     scale : float      1 / temperature, where it is known: a stash needs at most 20
     plan : str      explain a choice of one's own instead of "auto"
@@ -202,34 +266,47 @@ def explain(
     device = torch.device(device)
     one_sided = op in ("pair_nll", "pair_softplus", "sigmoid_loss") or (op == "info_nce" and not symmetric)
     name, why = decide(
-        M, N, dtype, device, one_sided=one_sided, plan=plan, scale=scale, memory_budget=memory_budget
+        M, N, dtype, device, one_sided=one_sided, plan=plan, scale=scale, memory_budget=memory_budget,
+        stashable=op not in ("pair_softplus", "sigmoid_loss"),
     )  # fmt: skip
     reason = _REASONS[why].format(max_scale=STASH_MAX_SCALE, dense_bytes=_megabytes(DENSE_BYTES))
+    tiles, tiles_reason = tile_engine(dtype, device)
+    stored = name == "dense" and tiles != "torch"
+    engine, engine_reason = ("torch", "stored scores need no tiles") if stored else (tiles, tiles_reason)
+    units, extra_bytes = _cost(name, engine, M, N, D, dtype)
     return Plan(
         op=op,
         name=name,
-        engine="Rust tiles" if name != "dense" and has_tiles(dtype, device) else "torch",
+        engine=engine,
+        engine_reason=engine_reason,
         reason=reason,
         M=M,
         N=N,
         D=D,
         dtype=dtype,
         device=device,
-        units=4 if name == "recompute" else 3,
-        extra_bytes=_extra_bytes(name, M, N, D, dtype, tiles=has_tiles(dtype, device)),
+        units=units,
+        extra_bytes=extra_bytes,
     )
 
 
-def _extra_bytes(name: str, M: int, N: int, D: int, dtype: torch.dtype, *, tiles: bool) -> int:
+def _cost(name: str, engine: str, M: int, N: int, D: int, dtype: torch.dtype) -> tuple[float, int]:
+    """(passes over the pairs in units u, extra bytes) of a plan."""
+    units = 4 if name == "recompute" else 3
     wide = max(dtype.itemsize, 4)
     vectors = 4 * wide * (M + N)
     if name == "dense":
-        return 2 * M * N * wide + vectors
-    stash = 2 * M * N if name == "stash" else 0
-    if tiles:  # both operands once more in panels, float32 sums of the gradients, the coefficients
-        return (M + N) * D * (dtype.itemsize + 4) + WORKSPACE_BYTES + vectors + stash
+        return units, 2 * M * N * wide + vectors
+    if engine == "Triton tiles":
+        from simtile import _triton_engine
+
+        narrow = name == "recompute" and _triton_engine.is_narrow(dtype, D)
+        return 5 if narrow else units, _triton_engine.extra_bytes(name, M, N, D, dtype)
+    if engine == "Rust tiles":  # operands again in panels, float32 sums of the gradients, the coefficients
+        stash = 2 * M * N if name == "stash" else 0
+        return units, (M + N) * D * (dtype.itemsize + 4) + WORKSPACE_BYTES + vectors + stash
     rows = chunk_rows(M, N, wide, WORKSPACE_BYTES)
-    return 3 * rows * N * wide + (M + N) * D * (wide - dtype.itemsize) + vectors
+    return units, 3 * rows * N * wide + (M + N) * D * (wide - dtype.itemsize) + vectors
 
 
 def _megabytes(size: int) -> str:

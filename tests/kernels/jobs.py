@@ -73,8 +73,8 @@ def job(
 
 def left_out(job: Job) -> Tensor:
     """(M, N) bool, from float64 scores where a limit decides."""
-    rules = {name: job.options[name] for name in ("x_ids", "y_ids", "ids_mode", "exclude", "skip_diagonal")
-             if name in job.options and job.options.get("ids_mode") != "flip"}  # fmt: skip
+    ids = () if job.options.get("ids_mode") == "flip" else ("x_ids", "y_ids", "ids_mode")
+    rules = {name: job.options[name] for name in (*ids, "exclude", "skip_diagonal") if name in job.options}
     out = reference_torch.left_out(len(job.x), len(job.y), **rules)
     if "threshold" in job.options:
         x, y = job.options.get("guide", (job.x, job.y))

@@ -96,18 +96,40 @@ PAIRS = (torch.arange(10) % 3, torch.arange(12) % 3, None, None, "exclude", "ski
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_opcheck(dtype):
     wide = torch.promote_types(dtype, torch.float32)
-    x, y = (torch.randn(rows, 8).to(dtype).requires_grad_() for rows in (10, 12))
+    x, y = (torch.randn(8, rows).to(dtype).t().requires_grad_() for rows in (10, 12))  # strides that results don't have
     scale, bias = torch.tensor(0.7, dtype=wide, requires_grad=True), torch.randn(10, dtype=wide, requires_grad=True)
     weight = torch.rand(10, dtype=wide)
     want = (True, True, True, True, False)
+    checked = set()
+
+    def check(op, *arguments):
+        opcheck(op.default, arguments)
+        checked.add(op.default.name())
+
+    def results(op, *arguments):
+        with torch.no_grad():
+            return [part.detach() for part in op(*arguments)]
+
+    constant = [part.detach() for part in (x, y, scale, bias)]
     for plan in ("dense", "recompute", "stash")[: 3 if dtype == torch.bfloat16 else 2]:
-        opcheck(OPS.pair_lse.default, (x, y, scale, bias, None, *PAIRS, True, True, True, plan))
-        opcheck(OPS.pair_lse.default, (x, y, scale, None, None, *PAIRS, True, False, False, plan))
+        check(OPS.pair_lse, x, y, scale, bias, None, *PAIRS, True, True, True, plan)
+        check(OPS.pair_lse, x, y, scale, None, None, *PAIRS, True, False, False, plan)
+        row, column, own, stash = results(OPS.pair_lse, *constant, None, *PAIRS, True, True, True, plan)
+        found = row, column, stash, row, column, own
+        check(OPS.pair_lse_backward, *constant, None, *PAIRS, plan, *found, *want)
     for plan in ("dense", "chunked"):
-        opcheck(OPS.pair_nll.default, (x, y, scale, bias, None, None, weight, *PAIRS, "softplus", plan, *want))
-        opcheck(OPS.pair_softplus.default, (x, y, scale, bias, None, *PAIRS, 0.1, plan, *want))
-        opcheck(OPS.pair_softplus_rows.default, (x, y, scale, bias, None, *PAIRS, plan))
-    opcheck(OPS.pair_topk.default, (x, y, None, None, None, None, 3))
+        check(OPS.pair_nll, x, y, scale, bias, None, None, weight, *PAIRS, "softplus", plan, *want)
+        check(OPS.pair_softplus, x, y, scale, bias, None, *PAIRS, 0.1, plan, *want)
+        check(OPS.pair_softplus_rows, x, y, scale, bias, None, *PAIRS, plan)
+        check(OPS.pair_softplus_backward, *constant, None, *PAIRS, plan, weight, *want)
+    _, *gradients = results(OPS.pair_softplus, *constant, None, *PAIRS, 0.1, "dense", *want)
+    check(OPS.scale_gradients, weight[0], *gradients, dtype)
+    check(OPS.scale_vector, weight[0], weight)
+    check(OPS.pair_topk, x, y, None, None, None, None, 3)
+    scores, ids = results(OPS.pair_topk, *constant[:2], None, None, None, None, 3)
+    check(OPS.pair_topk_backward, *constant[:2], None, ids, scores)
+    registered = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("simtile::")}
+    assert checked == registered
 
 
 @case

@@ -45,7 +45,7 @@ def _backward(
     """(dx, dy, dy_scale, dy_bias), one rank of the lists after another, so that no (M, k, D) is gathered."""
     dtype = loss_dtype(x)
     wide = x.to(dtype)
-    dx, dy = torch.zeros_like(wide), torch.zeros(y.shape, dtype=dtype, device=y.device)
+    dx, dy = (torch.zeros(part.shape, dtype=dtype, device=y.device) for part in (x, y))
     dy_scale, dy_bias = dy.new_zeros(y.shape[0]), dy.new_zeros(y.shape[0])
     for found, g in zip(ids.unbind(1), grad.to(dtype).unbind(1), strict=True):
         if y.shape[0] == 0:

@@ -109,7 +109,7 @@ def run(options: Options) -> Results:
         rows = np.random.default_rng(options.seed).permutation(len(corpus.train))[:batch]
         with torch.no_grad():
             query, key = (encoder(tokens[f"train {side}"], rows).numpy() for side in ("query", "code"))
-        losses = compare_losses(query, key, encoder.temperature.item(), rounds=options.loss_rounds)
+        losses = compare_losses(query, key, encoder.temperature.item(), rounds=options.loss_rounds, repeats=2)
     seconds["total"] = time.monotonic() - start
     return Results(
         options=options,

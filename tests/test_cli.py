@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import simtile
-from simtile import _core, _selftest, doctor
+from simtile import _core, _plan, _selftest, doctor
 from simtile.__main__ import main
 
 
@@ -63,6 +63,22 @@ def test_the_doctor_works_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "torch        not installed" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what the doctor says where there is no GPU")
+def test_the_doctor_says_what_would_run_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines(dtype: str) -> str:
+        main(["doctor"])
+        report = capsys.readouterr().out.splitlines()
+        (at,) = (i for i, line in enumerate(report) if line.startswith(f"  {dtype} cuda (none here): pair_lse"))
+        return report[at + 1].strip()
+
+    assert lines("float32").startswith("Triton tiles, recompute  float32 on cuda, triton 3.")
+    assert lines("float64").startswith("torch, recompute         float64 is computed by plain torch; ")
+    monkeypatch.setattr(_plan, "_triton", lambda: ("", "triton is broken: no libcuda"))
+    assert lines("float32").startswith("torch, recompute         triton is broken: no libcuda; ")
 
 
 @pytest.mark.parametrize(("op", "output"), [("pair_lse", 1), ("pair_nll", 0), ("pair_softplus", 0), ("pair_grad", 1)])

@@ -67,18 +67,19 @@ def engines(isa: str, torch: Package) -> list[tuple[str, str, str]]:
     rows = [("search", f"Rust {isa}", "NumPy arrays and torch tensors")]
     if torch.module is None:
         return [*rows, ("losses", "none", str(missing_extra(ModuleNotFoundError(name="torch"))))]
-    from simtile._plan import OPS, explain, has_tiles
+    from simtile._plan import OPS, explain
 
-    for device in ["cpu", "cuda"] if torch.module.cuda.is_available() else ["cpu"]:
+    # The choice for a GPU can be asked without one, and shows whether triton would serve it.
+    gpu_label = "cuda" if torch.module.cuda.is_available() else "cuda (none here)"
+    for device, label in (("cpu", "cpu"), ("cuda", gpu_label)):
         for name in ("float32", "bfloat16", "float64"):
             dtype = getattr(torch.module, name)
-            tiles = has_tiles(dtype, torch.module.device(device))
             operations: dict[tuple[str, str], list[str]] = {}
             for op in OPS:
                 plan = explain(op, *SHAPE, dtype=dtype, device=device)  # type: ignore[arg-type]  # op is one of its OPS
-                why = plan.reason if tiles else f"no tile engine for {name} on {device}; {plan.reason}"
-                operations.setdefault((f"{plan.engine}, {plan.name}", why), []).append(op)
-            rows += [(f"{name} {device}: {', '.join(ops)}", *choice) for choice, ops in operations.items()]
+                choice = f"{plan.engine}, {plan.name}", f"{plan.engine_reason}; {plan.reason}"
+                operations.setdefault(choice, []).append(op)
+            rows += [(f"{name} {label}: {', '.join(ops)}", *choice) for choice, ops in operations.items()]
     return rows
 
 
@@ -100,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"GPU          {gpu(torch)}")
     print("\nWhich engine does what, and why, for {:,} x {:,} pairs of {} coordinates".format(*SHAPE))
     for operations, engine, why in engines(isas[0], torch):
-        print(f"  {operations}\n    {engine:23s}{why}")
+        print(f"  {operations}\n    {engine:25s}{why}")
     return self_test(isas)
 
 

@@ -78,7 +78,7 @@ def test_the_doctor_says_what_would_run_on_a_gpu(
     assert lines("float32").startswith("Triton tiles, recompute  float32 on cuda, triton 3.")
     assert lines("float64").startswith("torch, recompute         float64 is computed by plain torch; ")
     monkeypatch.setattr(_plan, "_triton", lambda: ("", "triton is broken: no libcuda"))
-    assert lines("float32").startswith("torch, recompute         triton is broken: no libcuda; ")
+    assert lines("float32").startswith("torch, dense             triton is broken: no libcuda; ")
 
 
 @pytest.mark.parametrize(("op", "output"), [("pair_lse", 1), ("pair_nll", 0), ("pair_softplus", 0), ("pair_grad", 1)])

@@ -129,7 +129,7 @@ def gpu_seconds(run: Callable[[], object]) -> float:
         run()
         stop.record()
     torch.cuda.synchronize()
-    return statistics.median(start.elapsed_time(stop) / 1e3 for start, stop in events)
+    return float(statistics.median(start.elapsed_time(stop) / 1e3 for start, stop in events))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -125,7 +125,12 @@ def _lse_cases(architecture: Architecture) -> Iterator[Case]:
     row = {**both, "column_sum": None, "own": "*fp32", "terms": _SKIP}
     plain = {"both": {**both, "own": "*fp32", "terms": _SKIP}, "row": row, "column": {**both, "row_sum": None}}
     plain["row, stash"] = {**row, "stash": "*fp32"}
+    stashed = {**plain["both"], "stash": "*fp16"}  # the plan "stash" of two-sided losses, for bfloat16 only
     for operands in _operand_classes(architecture):
+        if operands == "half":
+            yield _case(
+                "pair_lse_fwd", "both, stash", _pair_lse_fwd_kernel, architecture, "masked", stashed, exponentials=1.0
+            )
         for variant, masked, arguments in _variants(plain, both):
             yield _case(
                 "pair_lse_fwd", variant, _pair_lse_fwd_kernel, architecture, _held(operands, masked), arguments,
@@ -162,10 +167,12 @@ def _grad_cases(architecture: Architecture) -> Iterator[Case]:
                 "pair_lse_bwd", variant, _pair_grad_kernel, architecture, _held(operands, masked), arguments,
                 representative=operands == "half" and variant in {"both, diagonal", "ids"},
             )  # fmt: skip
-        stashed = _case(
-            "pair_lse_bwd", "row, stash", _pair_grad_kernel, architecture, operands, {**row, "stash": "*fp32"}
-        )
-        yield Case(**{**stashed.__dict__, "tensor_core": False})
+        stashes = {"row, stash": {**row, "stash": "*fp32"}}
+        if operands == "half":
+            stashes["both, stash"] = {**plain["both, diagonal"], "stash": "*fp16"}
+        for variant, arguments in stashes.items():
+            stashed = _case("pair_lse_bwd", variant, _pair_grad_kernel, architecture, operands, arguments)
+            yield Case(**{**stashed.__dict__, "tensor_core": False})
     guided = {**both, "terms": _GUIDED, "out": "*bf16"}
     yield _case("pair_lse_bwd", "guide", _pair_grad_kernel, architecture, "guided", guided)
 

@@ -17,7 +17,6 @@ from simtile.demo.job import Results, group_stdlib
 from simtile.demo.summary import agreement, as_json, loss_rows, machine, metric_rows
 
 HEAT_MAP_SIZE = 14
-N_EXAMPLES = 6
 EXAMPLE_CODE_LINES = 9
 # How an example went before and after, in the order in which they are shown, and how many of each.
 EXAMPLE_KINDS = (

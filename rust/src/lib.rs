@@ -1,7 +1,7 @@
 //! Reductions over a similarity matrix `S = scale · X Yᵀ` that is never stored.
 //!
 //! [`simd`] one vector interface for all instruction sets → [`tile`] packed-panel matrix products → [`strip`] a few rows of scores,
-//! with biases and left-out pairs → [`lse`], [`grad`], [`rank`]: what is done with a strip while it is in the cache.
+//! with biases and left-out pairs → [`logsum`], [`lse`], [`grad`], [`rank`]: what is done with a strip while it is in the cache.
 //! Work is cut into blocks whose sizes do not depend on the number of threads, and partial results are merged in block order:
 //! the same bits come out for any number of threads.
 
@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod error;
 pub mod exact;
 pub mod grad;
+pub mod logsum;
 pub mod lse;
 pub mod pairs;
 

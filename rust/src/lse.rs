@@ -1,172 +1,18 @@
-//! Row and column log-sum-exp of S in one pass.
-//!
-//! A strip is reduced against one power of two near its largest exponential, so that a single
-//! exponential serves rows and columns; where its scores span too much for that, rows and columns each take their own maximum.
-//! Milakov & Gimelshein, arXiv:1805.02867; merging as in flash attention.
+//! Row and column log-sum-exp of S in one pass: strips are reduced (see [`crate::logsum`]), blocks merged in order.
 
 use crate::buffer::{Buffer, Shared};
 use crate::error::ArgumentError;
+use crate::logsum::{ColumnSums, LogSum, reduce};
 use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
-use crate::simd::math::{NOTHING, RAISE, exp_over, pow2};
-use crate::simd::{Isa, Kernel, NV, Simd, tile_shape};
-use crate::strip::{Scoring, Stash};
+use crate::simd::{Isa, Kernel, Simd, tile_shape};
+use crate::strip::{STRIP, Scoring, Stash, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix, pack_panels};
 
-/// Columns of a strip.
-pub const STRIP: usize = 384;
-const LOG2_E: f32 = std::f32::consts::LOG2_E;
 /// Rows packed together; between them the sums of columns are carried in f32. A multiple of every tile's rows.
 const ROWS: usize = 192;
 /// Columns packed at a time.
 const PACKED_COLUMNS: usize = 24 * STRIP;
-/// Strips whose scores span less than this share a reference: no term then falls below 2^(RAISE - 160) of it, and merging two such sums
-/// loses nothing above 2^-46.
-const SPAN: f32 = 160.0 * std::f32::consts::LN_2;
-
-/// 2^exponent · sum, with an integer-valued exponent: merging multiplies by exact powers of two.
-#[derive(Clone, Copy, Debug)]
-pub struct LogSum {
-    exponent: f32,
-    sum: f64,
-}
-
-impl LogSum {
-    /// No terms.
-    pub const EMPTY: LogSum = LogSum { exponent: LEFT_OUT, sum: 0.0 };
-
-    /// Add 2^exponent · sum.
-    #[inline(always)]
-    pub fn add(&mut self, exponent: f32, sum: f64) {
-        if sum > 0.0 {
-            if exponent > self.exponent {
-                self.sum = self.sum * pow2(self.exponent - exponent) + sum;
-                self.exponent = exponent;
-            } else {
-                self.sum += sum * pow2(exponent - self.exponent);
-            }
-        }
-    }
-
-    /// Add all of `other`.
-    #[inline(always)]
-    pub fn merge(&mut self, other: LogSum) {
-        self.add(other.exponent, other.sum);
-    }
-
-    /// Base 2; −∞ without terms.
-    pub fn log2(self) -> f64 {
-        if self.sum > 0.0 { f64::from(self.exponent) + self.sum.log2() } else { f64::NEG_INFINITY }
-    }
-
-    /// Base e; −∞ without terms.
-    pub fn ln(self) -> f64 {
-        self.log2() * std::f64::consts::LN_2
-    }
-}
-
-/// Sums of a strip's columns relative to their exponents, in f32.
-#[derive(Clone, Copy)]
-pub struct ColumnSums {
-    /// Integer-valued exponents.
-    pub exponent: *mut f32,
-    /// Sums.
-    pub sum: *mut f32,
-}
-
-/// Reduce a strip of `columns` (rounded up to whole tiles) to its `rows` rows and/or add it to its columns.
-/// `(high, low)` bound the scores that are not left out.
-///
-/// # Safety
-/// `S` is available; the strip has `MR` rows of `stride` words, `row_sums` (when wanted) `rows` elements, `column_sums` whole tiles.
-#[inline(always)]
-pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bool>(
-    (strip, stride): (*const f32, usize),
-    (rows, columns): (usize, usize),
-    (high, low): (f32, f32),
-    row_sums: *mut LogSum,
-    column_sums: ColumnSums,
-) {
-    let columns = columns.next_multiple_of(NV * S::W);
-    // SAFETY: the caller's promise. Unsafe for speed: benches/bench_pair_lse.py measures what this adds to the products.
-    unsafe {
-        let zero = S::splat(0.0);
-        if high - low < SPAN {
-            let top = (high * LOG2_E).round_ties_even();
-            let (least, under, raised) = (S::splat(high - NOTHING), S::splat(-top), S::splat(top - RAISE));
-            let mut row = [zero; MR];
-            for c in (0..columns).step_by(S::W) {
-                let mut column = zero;
-                for (r, row) in row.iter_mut().enumerate() {
-                    let e = exp_over::<S, true>(S::load(strip.add(r * stride + c)), least, under);
-                    if ROW {
-                        *row = S::add(*row, e);
-                    }
-                    if COLUMN {
-                        column = S::add(column, e);
-                    }
-                }
-                if COLUMN {
-                    add_columns::<S>(column_sums, c, raised, column);
-                }
-            }
-            if ROW {
-                for (r, sum) in row.iter().take(rows).enumerate() {
-                    (*row_sums.add(r)).add(top - RAISE, f64::from(S::sum(*sum)));
-                }
-            }
-            return;
-        }
-        let nothing = S::splat(0.5 * LEFT_OUT);
-        if ROW {
-            for r in 0..rows {
-                let line = strip.add(r * stride);
-                let mut max = S::splat(LEFT_OUT);
-                for c in (0..columns).step_by(S::W) {
-                    max = S::max(max, S::load(line.add(c)));
-                }
-                let high = S::max_lane(max);
-                if high < 0.5 * LEFT_OUT {
-                    continue;
-                }
-                let top = (high * LOG2_E).round_ties_even();
-                let (least, under, mut sum) = (S::splat(high - NOTHING), S::splat(-top), zero);
-                for c in (0..columns).step_by(S::W) {
-                    sum = S::add(sum, exp_over::<S, false>(S::load(line.add(c)), least, under));
-                }
-                (*row_sums.add(r)).add(top, f64::from(S::sum(sum)));
-            }
-        }
-        if COLUMN {
-            for c in (0..columns).step_by(S::W) {
-                let mut max = S::splat(LEFT_OUT);
-                for r in 0..MR {
-                    max = S::max(max, S::load(strip.add(r * stride + c)));
-                }
-                let top = S::round(S::mul(max, S::splat(LOG2_E)));
-                let (least, under, mut sum) = (S::sub(max, S::splat(NOTHING)), S::sub(zero, top), zero);
-                for r in 0..MR {
-                    sum = S::add(sum, exp_over::<S, false>(S::load(strip.add(r * stride + c)), least, under));
-                }
-                add_columns::<S>(column_sums, c, top, S::select_gt(max, nothing, sum, zero));
-            }
-        }
-    }
-}
-
-/// (exponent, sum) ⊕ (e, v) for one vector of columns; lanes with v = 0 stay as they are.
-#[inline(always)]
-unsafe fn add_columns<S: Simd>(to: ColumnSums, c: usize, e: S::V, v: S::V) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let (m, s) = (S::load(to.exponent.add(c)), S::load(to.sum.add(c)));
-        let n = S::select_gt(v, S::splat(0.0), S::max(m, e), m);
-        let sum = S::add(S::scale2(s, S::sub(m, n)), S::scale2(v, S::sub(e, n)));
-        S::store(to.exponent.add(c), n);
-        S::store(to.sum.add(c), S::select_gt(v, S::splat(0.0), sum, s));
-    }
-}
-
 /// The result of [`pair_lse`], natural logarithms.
 pub struct PairLse {
     /// (M,) when wanted.
@@ -262,7 +108,7 @@ impl<E: Elem> Unit<'_, E> {
                     if COLUMN {
                         for c in 0..live {
                             let to = &mut *self.column_sums.add(j0 + c - self.columns.0);
-                            to.add(*sums.exponent.add(c), f64::from(*sums.sum.add(c)));
+                            to.add(f64::from(*sums.exponent.add(c)), f64::from(*sums.sum.add(c)));
                         }
                     }
                 }
@@ -290,7 +136,7 @@ impl Grid {
 /// Row and/or column log-sum-exp of `scale · x yᵀ` with the biases and left-out pairs of `pairs`; −∞ where no pair is left.
 /// `stash` (m · n, or empty) receives the scores as float16.
 ///
-/// A value that is not finite anywhere in the input makes every result NaN.
+/// A value that is not finite anywhere in the input, or scores that could leave float32, make every result NaN.
 ///
 /// # Errors
 /// See [`Pairs::new`].
@@ -313,7 +159,7 @@ pub fn pair_lse<E: Elem>(
     assert!(stash.is_empty() || stash.len() == m * n);
     let pairs = Pairs::new(pairs, m, n)?;
     let finish = |wanted: bool, sums: Vec<LogSum>| wanted.then(|| sums.into_iter().map(|s| s.ln() as f32).collect());
-    if !(x.finite() && y.finite() && pairs.finite() && scale.is_finite()) {
+    if !(scores_are_finite(&x, &y, scale) && pairs.finite()) {
         let all = |wanted: bool, len| wanted.then(|| vec![f32::NAN; len]);
         return Ok(PairLse { row: all(want_row, m), column: all(want_column, n) });
     }

@@ -6,6 +6,9 @@ use crate::simd::Simd;
 /// The score of a pair that is left out. Its exponential is 0, and unlike −∞ it survives a subtraction.
 pub const LEFT_OUT: f32 = -1e30;
 
+/// Scores are below this, far above [`LEFT_OUT`] and far from where float32 ends.
+pub const LARGEST: f32 = 1e28;
+
 /// What happens to the pairs (i, i).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Diagonal {
@@ -102,9 +105,9 @@ impl<'a> Pairs<'a> {
         })
     }
 
-    /// Whether all biases are finite.
+    /// Whether all biases are finite, and none is larger than a score may be.
     pub fn finite(&self) -> bool {
-        [&self.x_bias, &self.y_bias].into_iter().flatten().flatten().all(|b| b.is_finite())
+        [&self.x_bias, &self.y_bias].into_iter().flatten().flatten().all(|b| b.abs() < LARGEST)
     }
 
     /// The bias of row `i`, which may lie past the last.

@@ -2,10 +2,9 @@
 
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
-use crate::lse::STRIP;
 use crate::pairs::{PairArgs, Pairs};
 use crate::simd::{Isa, Kernel, NV, Simd, tile_shape};
-use crate::strip::Scoring;
+use crate::strip::{STRIP, Scoring, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix, pack_panels};
 
@@ -106,13 +105,8 @@ pub fn pair_rank<E: Elem>(
     }
     let own = Pairs::new(&PairArgs { x_bias: pairs.x_bias, y_bias: pairs.y_bias, ..PairArgs::default() }, m, n)?;
     let pairs = Pairs::new(pairs, m, n)?;
-    if !(x.finite()
-        && y.finite()
-        && pairs.finite()
-        && scale.is_finite()
-        && target.is_none_or(|t| t.iter().all(|t| !t.is_nan())))
-    {
-        return Err(ArgumentError::Value("x, y, biases, scale, target: wanted finite values".into()));
+    if !(scores_are_finite(&x, &y, scale) && pairs.finite() && target.is_none_or(|t| t.iter().all(|t| !t.is_nan()))) {
+        return Err(ArgumentError::Value("x, y, biases, scale, target: wanted finite values and scores".into()));
     }
     let (mut greater, mut equal) = (vec![0; m], vec![0; m]);
     let (g, e) = (Shared::of(&mut greater), Shared::of(&mut equal));

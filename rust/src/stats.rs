@@ -5,12 +5,12 @@
 
 use crate::buffer::{Buffer, Shared};
 use crate::error::ArgumentError;
-use crate::lse::{LogSum, STRIP};
+use crate::logsum::LogSum;
 use crate::pairs::{PairArgs, Pairs};
 use crate::select::{Candidate, Selector};
 use crate::simd::math::exp2;
 use crate::simd::{Isa, Kernel, Simd, tile_shape};
-use crate::strip::Scoring;
+use crate::strip::{STRIP, Scoring};
 use crate::team;
 use crate::tile::{Elem, Matrix, pack_panels};
 
@@ -98,7 +98,7 @@ impl Moments {
                 }
                 let rest: f64 =
                     rest.iter().map(|&v| (f64::from(v) * f64::from(unit) - f64::from(reference)).exp2()).sum();
-                to.add(reference, f64::from(S::sum(sum)) + rest);
+                to.add(f64::from(reference), f64::from(S::sum(sum)) + rest);
             }
             for c in (0..whole).step_by(S::W) {
                 let mut mask = S::gt(at(c), S::splat(self.top.threshold()));

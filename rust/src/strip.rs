@@ -1,8 +1,11 @@
 //! A strip: the scores of `MR` rows against a block of columns, while they are in the cache.
 
-use crate::pairs::{LEFT_OUT, Pairs};
+use crate::pairs::{LARGEST, LEFT_OUT, Pairs};
 use crate::simd::{NV, Simd};
-use crate::tile::{Elem, tile_packed};
+use crate::tile::{Elem, Matrix, tile_packed};
+
+/// Columns of a strip.
+pub const STRIP: usize = 384;
 
 /// How inner products become scores: `unit * <x_i, y_j> + biases`, then left-out pairs.
 pub struct Scoring<'a> {
@@ -12,6 +15,12 @@ pub struct Scoring<'a> {
     pub unit: f32,
     /// Biases, and the left-out pairs.
     pub pairs: &'a Pairs<'a>,
+}
+
+/// Whether all inputs are finite and no score, nor a partial sum of one, can be too large for what tells pairs apart from left-out ones.
+pub fn scores_are_finite<E: Elem>(x: &Matrix<E>, y: &Matrix<E>, scale: f32) -> bool {
+    let bound = f64::from(x.largest()) * f64::from(y.largest()) * x.columns as f64;
+    scale.is_finite() && bound < f64::from(LARGEST) && bound * f64::from(scale.abs()) < f64::from(LARGEST)
 }
 
 /// Where the scores of a strip are kept as float16 (left-out pairs as −∞).

@@ -119,8 +119,13 @@ impl<'a, E: Elem> Matrix<'a, E> {
 
     /// Whether no element is infinite or NaN.
     pub fn finite(&self) -> bool {
-        // Blocks, so that the loop inside has no early exit and is vectorised.
-        self.data.chunks(4096).all(|c| c.iter().fold(true, |ok, v| ok & v.to_f32().is_finite()))
+        self.largest().is_finite()
+    }
+
+    /// The largest magnitude; infinite or NaN when an element is.
+    pub fn largest(&self) -> f32 {
+        // Magnitudes order like their bits, NaN above infinity: an integer maximum, which is vectorised.
+        f32::from_bits(self.data.iter().fold(0, |max, v| max.max(v.to_f32().to_bits() & 0x7fff_ffff)))
     }
 }
 

@@ -12,10 +12,10 @@ use self::unit::{Form, Job};
 use self::walk::{Results, walk};
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
-use crate::lse::{LogSum, STRIP};
+use crate::logsum::LogSum;
 use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
 use crate::simd::{Isa, tile_shape};
-use crate::strip::Scoring;
+use crate::strip::{STRIP, Scoring, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix};
 
@@ -152,7 +152,7 @@ fn check<E>(
 /// Gradients of the loss with respect to x, y and the biases, into `wanted`, and its values where it has some; returns ∂L/∂scale,
 /// which needs the gradient of x or of y (0 without them).
 ///
-/// A value that is not finite anywhere in the input makes every result NaN. `workspace` bounds the bytes of P (not of the packed
+/// A value that is not finite anywhere in the input, or scores that could leave float32, make every result NaN. `workspace` bounds the bytes of P (not of the packed
 /// operands, which are as large as y); [`Loss::Nll`] needs at least 48 rows of scores.
 ///
 /// # Errors
@@ -177,7 +177,7 @@ pub fn pair_grad<E: Elem>(
     let (m, n, d) = (x.rows, y.rows, x.columns);
     check(m, n, d, &loss, diagonal_grad, &wanted)?;
     let pairs = Pairs::new(pairs, m, n)?;
-    if !(x.finite() && y.finite() && pairs.finite() && scale.is_finite()) {
+    if !(scores_are_finite(&x, &y, scale) && pairs.finite()) {
         fill(&mut loss, &mut wanted, f32::NAN);
         return Ok(f64::NAN);
     }

@@ -2,10 +2,10 @@
 
 use super::{CHUNK, STRIDE, SUB_ROWS};
 use crate::buffer::{Buffer, Shared};
-use crate::lse::{ColumnSums, LogSum, STRIP, reduce};
+use crate::logsum::{ColumnSums, LogSum, reduce};
 use crate::simd::math::{exp, softplus_sigmoid};
 use crate::simd::{Kernel, NV, Simd};
-use crate::strip::{Scoring, Stash};
+use crate::strip::{STRIP, Scoring, Stash};
 use crate::tile::{Elem, Matrix, tile_chained};
 
 /// Words of P summed in one chain: half a block of float32, a whole one of bfloat16, whose rounding is coarser anyway.

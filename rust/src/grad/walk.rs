@@ -3,9 +3,10 @@
 use super::unit::{Form, Job, Place, Scratch, Step, Unit};
 use super::{Loss, SUB_ROWS};
 use crate::buffer::Shared;
-use crate::lse::{LogSum, STRIP};
+use crate::logsum::LogSum;
 use crate::pairs::LEFT_OUT;
 use crate::simd::{Isa, tile_shape};
+use crate::strip::STRIP;
 use crate::team::Team;
 use crate::tile::{Elem, pack_columns, pack_panels};
 

@@ -2,7 +2,7 @@
 
 use super::Simd;
 
-/// [`exp_over`] may multiply by 2^RAISE, so that sums may reach 2^-(126 + RAISE) below their reference before they underflow.
+/// [`exp_raised`] multiplies by 2^RAISE, so that sums may reach 2^-(126 + RAISE) below their reference before they underflow.
 pub const RAISE: f32 = 80.0;
 
 /// 2^x: a polynomial of degree 6 on [-1/2, 1/2] (Lawson fit, 8e-8 relative with the rounding of float32), 0 below the range.
@@ -33,38 +33,46 @@ unsafe fn reduced<S: Simd>(f: S::V, n: S::V, unit: f32) -> S::V {
     }
 }
 
-/// e^z, 0 from about -104 on.
+/// 2^RAISE e^z for the difference z of a score to a larger one; 0 for a left-out score. The factor sits in the coefficients, so it costs nothing.
+///
+/// # Safety
+/// `S` is available.
+#[inline(always)]
+pub unsafe fn exp_raised<S: Simd>(z: S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let x = S::mul(z, S::splat(std::f32::consts::LOG2_E));
+        let n = S::round(x);
+        reduced::<S>(S::sub(x, n), n, f32::from_bits((127 + RAISE as u32) << 23))
+    }
+}
+
+/// e^z, 0 from about -104 on. The product with log2(e) is taken in two parts: its rounding alone would cost |z| · 6e-8 of the result.
 ///
 /// # Safety
 /// `S` is available.
 #[inline(always)]
 pub unsafe fn exp<S: Simd>(z: S::V) -> S::V {
     // SAFETY: the caller's promise.
-    unsafe { exp_over::<S, false>(z, S::splat(-NOTHING), S::splat(0.0)) }
+    unsafe {
+        // Below, the result is 0 anyway, and the product of a left-out score would have no remainder.
+        let z = S::max(z, S::splat(-250.0));
+        let n = S::round(S::mul(z, S::splat(std::f32::consts::LOG2_E)));
+        reduced::<S>(over_ln2::<S>(z, n), n, 1.0)
+    }
 }
 
-/// Scores this far below the largest count as nothing.
-pub const NOTHING: f32 = 250.0;
-
-/// e^z / 2^exponent for an integer-valued exponent, which is given with its sign turned; times 2^RAISE if wanted (the factor sits in the
-/// coefficients, so it costs nothing). `z` below `least` is taken as `least`: the product of a left-out score with log2(e) would have no
-/// remainder.
-///
-/// That product is taken in two parts: its rounding alone would cost |z| · 6e-8 of the result.
+/// z log2(e) - n, rounded once.
 ///
 /// # Safety
 /// `S` is available.
 #[inline(always)]
-pub unsafe fn exp_over<S: Simd, const RAISED: bool>(z: S::V, least: S::V, minus_exponent: S::V) -> S::V {
+pub unsafe fn over_ln2<S: Simd>(z: S::V, n: S::V) -> S::V {
     const LOW: f32 = (std::f64::consts::LOG2_E - std::f32::consts::LOG2_E as f64) as f32;
-    let unit = if RAISED { f32::from_bits((127 + RAISE as u32) << 23) } else { 1.0 };
     // SAFETY: the caller's promise.
     unsafe {
-        let z = S::max(z, least);
-        // With the negated exponent at hand, neither product needs a negation.
-        let minus_n = S::round(S::mul(z, S::splat(-std::f32::consts::LOG2_E)));
-        let f = S::fma(z, S::splat(LOW), S::fma(z, S::splat(std::f32::consts::LOG2_E), minus_n));
-        reduced::<S>(f, S::sub(minus_exponent, minus_n), unit)
+        let high = S::fma(z, S::splat(std::f32::consts::LOG2_E), S::sub(S::splat(0.0), n));
+        S::fma(z, S::splat(LOW), high)
     }
 }
 
@@ -93,8 +101,67 @@ pub unsafe fn softplus_sigmoid<S: Simd>(z: S::V) -> (S::V, S::V) {
     }
 }
 
-/// 2^n in f64 for integer-valued n, 0 below the range.
+/// 2^n for integer-valued n, 0 below the range.
 #[inline(always)]
-pub fn pow2(n: f32) -> f64 {
+pub fn pow2(n: f64) -> f64 {
     if n < -1022.0 { 0.0 } else { f64::from_bits(((n.min(1023.0) as i64 + 1023) as u64) << 52) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Isa, Kernel};
+
+    /// (exp, exp_raised / 2^RAISE, softplus, sigmoid) of one value.
+    struct All(f32);
+    impl Kernel for All {
+        type Out = [f32; 4];
+        unsafe fn run<S: Simd, const MR: usize>(self) -> [f32; 4] {
+            let mut out = [[0f32; 16]; 4];
+            // SAFETY: 16 lanes are the most there are.
+            unsafe {
+                let z = S::splat(self.0);
+                let (softplus, sigmoid) = softplus_sigmoid::<S>(z);
+                for (lanes, v) in out.iter_mut().zip([exp::<S>(z), exp_raised::<S>(z), softplus, sigmoid]) {
+                    S::store(lanes.as_mut_ptr(), v);
+                }
+            }
+            [out[0][0], (f64::from(out[1][0]) * pow2(-f64::from(RAISE))) as f32, out[2][0], out[3][0]]
+        }
+    }
+
+    #[test]
+    fn functions_keep_their_relative_accuracy() {
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            // Two roundings where multiplication and addition are not fused.
+            let fused = if isa == Isa::Portable { 4.0 } else { 1.0 };
+            for step in 0..=4000 {
+                let z = -80.0 + 0.04 * step as f32;
+                let exact = f64::from(z).exp();
+                let softplus = f64::from(z).max(0.0) + (-f64::from(z).abs()).exp().ln_1p();
+                let [e, raised, s, p] = isa.run(All(z));
+                let close = |name: &str, got: f32, want: f64, tolerance: f64| {
+                    assert!(
+                        (f64::from(got) / want - 1.0).abs() <= tolerance,
+                        "{} {name}({z}): {got}, not {want}",
+                        isa.name()
+                    );
+                };
+                let size = f64::from(z.abs());
+                close("exp", e, exact, fused * 1.3e-7 + if fused > 1.0 { 6e-8 * size } else { 0.0 });
+                if z <= 0.0 {
+                    close("exp_raised", raised, exact, fused * 1.3e-7 + 8e-8 * size);
+                }
+                close("softplus", s, softplus, fused * 4e-7 + if fused > 1.0 { 6e-8 * size } else { 0.0 });
+                close(
+                    "sigmoid",
+                    p,
+                    1.0 / (1.0 + (-f64::from(z)).exp()),
+                    fused * 3e-7 + if fused > 1.0 { 6e-8 * size } else { 0.0 },
+                );
+            }
+            let [e, raised, s, p] = isa.run(All(crate::pairs::LEFT_OUT));
+            assert_eq!([e, raised, s, p], [0.0; 4], "{}", isa.name());
+        }
+    }
 }

@@ -26,7 +26,8 @@ def masked(s: Tensor, **mask: object) -> Tensor:
 
 
 def rounding(scale: float) -> float:
-    """How much coarser than an ulp e^(s - lse) is for scores up to ``scale``: both terms are rounded to float32.
+    """How much coarser than an ulp e^(s - lse) is for scores up to ``scale``: scores are rounded to float32, and so is
+    a log-sum-exp that is handed over. Which side is luckier decides where scores are in the hundreds, or have biases.
 
     As the ``magnitude`` of a gradient's largest term it allows, at four ulp, one ulp of the largest score.
     """

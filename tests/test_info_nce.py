@@ -119,9 +119,7 @@ def test_as_accurate_as_plain_torch(rng, B, D, symmetric, dtype):
             assert got.dtype == dtype
             # Terms of a gradient before they cancel: 2 / (temperature * B) along unit rows, over the row's length.
             terms = 2 / (0.07 * B * np.linalg.norm(x, axis=1).min())
-            assert_as_accurate(
-                got, bar, truth.numpy(), magnitude=terms * (rounding(14) if dtype == torch.float32 else 1)
-            )
+            assert_as_accurate(got, bar, truth.numpy(), magnitude=terms)
         assert_as_accurate(mine[1][2], naive[1][2], exact[1][2].numpy(), magnitude=coarse(dtype) * 2 / 0.07**2)
 
 
@@ -143,7 +141,9 @@ def test_as_accurate_as_plain_torch_at_every_temperature(rng, temperature, symme
         )
         assert_as_accurate(mine[0], naive[0], exact[0].numpy(), magnitude=1 / temperature)
         for got, bar, truth in zip(mine[1], naive[1], exact[1], strict=True):
-            assert_as_accurate(got, bar, truth.numpy(), magnitude=2 / (temperature * 60) * rounding(1 / temperature))
+            # Only from scores in the hundreds on is one rounding of the largest coarser than plain torch's luck allows.
+            coarser = rounding(1 / temperature) if temperature < 0.01 else 1.0
+            assert_as_accurate(got, bar, truth.numpy(), magnitude=2 / (temperature * 60) * coarser)
 
 
 def noise_for(loss: float, query: np.ndarray, noise: np.ndarray) -> float:

@@ -65,14 +65,14 @@ def check(x, y, dtype, *, scale, plan, direction="both", biases=(None, None), **
         np.abs(x).max(initial=0), np.abs(y).max(initial=0)
     )
     # dscale sums all pairs, each rounded to the engine's coefficients: half an ulp of the inputs' dtype.
-    largest = scale + sum(float(np.abs(part).max()) for part in extra)
-    total = coarse(dtype) * rounding(largest) * (np.abs(a).sum() + np.abs(b).sum())
+    handed_over = rounding(scale + sum(float(np.abs(part).max()) for part in extra)) if extra else 1.0
+    total = coarse(dtype) * handed_over * (np.abs(a).sum() + np.abs(b).sum())
     for got, bar, truth, part in zip(
         mine[1], naive[1], exact[1], ("x", "y", *["bias"] * len(extra), "scale"), strict=True
     ):
         assert got.dtype == (dtype if part in "xy" else torch.float32)
         magnitude = (
-            total if part in ("bias", "scale") else scale * top * (rounding(largest) if dtype == torch.float32 else 1.0)
+            total if part in ("bias", "scale") else scale * top * (handed_over if dtype == torch.float32 else 1.0)
         )
         assert_as_accurate(got, bar, truth.numpy(), magnitude=float(magnitude))
 

@@ -4,7 +4,7 @@
 //! too much for that, rows and columns each take their own maximum. Milakov & Gimelshein, arXiv:1805.02867; merging as in flash attention.
 
 use crate::pairs::LEFT_OUT;
-use crate::simd::math::{RAISE, exp_raised, exp2, over_ln2, pow2};
+use crate::simd::math::{RAISE, exp, exp_raised, exp2, over_ln2, pow2};
 use crate::simd::{NV, Simd};
 
 /// Strips whose scores span less than this share a reference: no term then falls below 2^(RAISE - 160) of it, and merging two such sums
@@ -121,7 +121,7 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
                 let (reference, mut sum) = (S::splat(high), zero);
                 for c in (0..columns).step_by(S::W) {
                     let below = S::sub(S::load(line.add(c)), reference);
-                    sum = S::add(sum, exp2::<S>(S::mul(below, log2_e)));
+                    sum = S::add(sum, exp::<S>(below));
                 }
                 let (top, rest) = split(high);
                 (*row_sums.add(r)).add(top, f64::from(S::sum(sum)) * rest.exp2());
@@ -136,7 +136,7 @@ pub unsafe fn reduce<S: Simd, const MR: usize, const ROW: bool, const COLUMN: bo
                 let mut sum = zero;
                 for r in 0..MR {
                     let below = S::sub(S::load(strip.add(r * stride + c)), max);
-                    sum = S::add(sum, exp2::<S>(S::mul(below, log2_e)));
+                    sum = S::add(sum, exp::<S>(below));
                 }
                 let top = S::round(S::mul(max, log2_e));
                 let rest = S::max(S::min(over_ln2::<S>(max, top), S::splat(100.0)), S::splat(-100.0));

@@ -203,7 +203,8 @@ unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, i: usize, row: 
         *lse.at(i) = row_lse as f32;
         *loss.at(i) = value as f32;
         *coefficient.at(i) = (weight * slope) as f32;
-        *job.row_grad.at(i) = (weight * slope) as f32;
+        // What rounding takes from the LSE goes into the factor: at a score of 300 it is 1e-5.
+        *job.row_grad.at(i) = (weight * slope * (f64::from(row_lse as f32) - row_lse).exp()) as f32;
         *job.row_lse.at(i) = row_lse as f32;
         if *own_target {
             *results.own.at(i) = -(weight * slope) as f32;

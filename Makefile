@@ -45,6 +45,7 @@ lint: build
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml simtile._core
 	$(CARGO) fmt $(MANIFEST) --check
 	$(CARGO) clippy $(MANIFEST) --all-targets --features python -- -D warnings
+	$(CARGO) clippy --locked --manifest-path benches/microkernel/Cargo.toml -- -D warnings
 
 # One process per competitor, interleaved rounds: see benches/.
 bench: build

@@ -2,8 +2,8 @@
 
 use crate::data::Dense;
 use simtile_core::buffer::Buffer;
-use simtile_core::lse::STRIP;
 use simtile_core::simd::{Isa, Kernel, NV, Simd, tile_shape};
+use simtile_core::strip::STRIP;
 use simtile_core::tile::{Acc, Elem, Matrix, pack_panels, tile, tile_packed};
 use std::hint::black_box;
 

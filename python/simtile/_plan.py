@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 PLANS = ("auto", "dense", "chunked", "recompute", "stash")
 OPS = ("pair_lse", "pair_nll", "pair_softplus", "info_nce", "sigmoid_loss")
 
-DENSE_PAIRS = {torch.float32: 704 * 704, torch.bfloat16: 1280 * 1280, torch.float16: 96 * 96}
-"""On the CPU, up to this many pairs the stored scores are at least as fast as the tile engine."""
+DENSE_PAIRS = {torch.float32: 1536 * 1536, torch.bfloat16: 2304 * 2304, torch.float16: 96 * 96}
+"""On the CPU, up to this many pairs stored scores are as fast as tiles (benches/bench_small_batches.py, on a Zen 4)."""
 
 GPU_DENSE_PAIRS = 1024 * 1024
 """The same on a GPU, not yet raced on one: a product of this size takes as long as a few launches of a kernel."""

@@ -219,7 +219,9 @@ pub fn pair_grad<E: Elem>(
     let k = x.words();
     let (_, nr) = tile_shape(isa);
     let columns_of_row = d.next_multiple_of(nr);
-    let row_bytes = STRIDE * size_of::<f32>();
+    // Scores that wait for the end of their row are float32; P alone takes the room of its own type.
+    let p_stride = if form == Form::Nll { STRIDE } else { STRIP / E::PER_WORD + 16 };
+    let row_bytes = p_stride * size_of::<f32>();
     // Nll keeps whole rows; the others may take the columns in superblocks.
     let (width, chunk) = if form == Form::Nll {
         (n, (workspace / (n.div_ceil(STRIP) * row_bytes) / SUB_ROWS * SUB_ROWS).clamp(SUB_ROWS, CHUNK))
@@ -234,7 +236,7 @@ pub fn pair_grad<E: Elem>(
     let y_stride = width.next_multiple_of(STRIP) / E::PER_WORD * nr;
     let x_stride = chunk / E::PER_WORD * nr;
     let panels = columns_of_row / nr;
-    let mut p = Buffer::new(blocks * chunk * STRIDE);
+    let mut p = Buffer::new(blocks * chunk * p_stride);
     let (mut x_panels, mut y_panels) =
         (words(stashed.is_empty(), chunk * k), words(stashed.is_empty(), width.next_multiple_of(STRIP) * k));
     let (mut x_columns, mut y_columns) = (words(want_y, panels * x_stride), words(want_x, panels * y_stride));
@@ -269,6 +271,7 @@ pub fn pair_grad<E: Elem>(
         diagonal: if diagonal_grad.is_some() || !own.is_empty() { m.min(n) } else { 0 },
         stash: if stashed.is_empty() { std::ptr::null_mut() } else { stashed.as_ptr().cast_mut() },
         p: p.shared(),
+        p_stride,
         x_panels: x_panels.shared(),
         x_columns: x_columns.shared(),
         y_panels: y_panels.shared(),

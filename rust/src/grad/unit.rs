@@ -39,8 +39,9 @@ pub(super) struct Job<'a, E> {
     pub(super) diagonal_grad: Shared<f32>,
     pub(super) diagonal: usize,
     pub(super) stash: *mut u16,
-    /// P (or scores), `[block][row][STRIDE]`.
+    /// P (or scores), `[block][row][p_stride]`.
     pub(super) p: Shared<f32>,
+    pub(super) p_stride: usize,
     pub(super) x_panels: Shared<f32>,
     pub(super) x_columns: Shared<f32>,
     pub(super) y_panels: Shared<f32>,
@@ -142,7 +143,7 @@ impl<E: Elem> Unit<'_, '_, E> {
     #[inline(always)]
     unsafe fn p_block(&self, block: usize) -> *mut f32 {
         // SAFETY: the workspace holds all blocks of a chunk.
-        unsafe { self.job.p.at(block * self.job.chunk * STRIDE) }
+        unsafe { self.job.p.at(block * self.job.chunk * self.job.p_stride) }
     }
 
     /// Whether no row from `i` on for `rows` rows has a factor: nothing to do for its panel.
@@ -213,7 +214,7 @@ impl<E: Elem> Unit<'_, '_, E> {
             let block = self.p_block(self.unit);
             for i in (place.i0..place.i1).step_by(MR) {
                 let rows = MR.min(place.i1 - i);
-                let kept = block.add((i - place.i0) * STRIDE);
+                let kept = block.add((i - place.i0) * job.p_stride);
                 // Without bfloat16 the block itself is the strip; Nll has its scores there already.
                 let strip =
                     if E::PER_WORD == 1 || job.form == Form::Nll { kept } else { self.scratch.strip.as_mut_ptr() };
@@ -266,7 +267,7 @@ impl<E: Elem> Unit<'_, '_, E> {
                 }
                 if E::PER_WORD == 2 {
                     let pairs = self.scratch.pairs.as_mut_ptr().add((i - place.i0) / 2 * STRIDE);
-                    narrow::<S, MR>(strip, columns, kept, pairs);
+                    narrow::<S, MR>(strip, columns, (kept, job.p_stride), pairs);
                 }
             }
             if want_y_bias {
@@ -363,7 +364,11 @@ impl<E: Elem> Unit<'_, '_, E> {
                 for d in (0..job.padded).step_by(nr) {
                     let b = job.y_columns.at(d / nr * job.y_stride + j / E::PER_WORD * nr);
                     for i in (0..rows).step_by(MR) {
-                        let acc = tile_chained::<S, E, MR, CHAIN>(k, (p.add((first + i) * STRIDE), STRIDE, 1), (b, nr));
+                        let acc = tile_chained::<S, E, MR, CHAIN>(
+                            k,
+                            (p.add((first + i) * job.p_stride), job.p_stride, 1),
+                            (b, nr),
+                        );
                         for (r, lanes) in acc.iter().enumerate().take(rows - i) {
                             add_to::<S>(job.dx.at((place.dx_row + first + i + r) * job.padded + d), lanes);
                         }
@@ -384,7 +389,12 @@ unsafe fn add_to<S: Simd>(to: *mut f32, lanes: &[S::V; NV]) {
 
 /// `MR` rows of P to bfloat16, twice: pairs along the row to `rows`, which may be the strip itself, and pairs of rows to `pairs`.
 #[inline(always)]
-unsafe fn narrow<S: Simd, const MR: usize>(strip: *const f32, columns: usize, rows: *mut f32, pairs: *mut f32) {
+unsafe fn narrow<S: Simd, const MR: usize>(
+    strip: *const f32,
+    columns: usize,
+    (rows, rows_stride): (*mut f32, usize),
+    pairs: *mut f32,
+) {
     // SAFETY: the caller's buffers. In place, a vector is read before its half as wide result is written to its left.
     unsafe {
         for r in (0..MR).step_by(2) {
@@ -392,8 +402,8 @@ unsafe fn narrow<S: Simd, const MR: usize>(strip: *const f32, columns: usize, ro
             for c in (0..columns).step_by(S::W) {
                 let (a, b) = (S::load(low.add(c)), S::load(high.add(c)));
                 S::store(pairs.add(r / 2 * STRIDE + c), S::pair_bf16(a, b));
-                S::store_bf16(rows.add(r * STRIDE).cast::<u16>().add(c), a);
-                S::store_bf16(rows.add((r + 1) * STRIDE).cast::<u16>().add(c), b);
+                S::store_bf16(rows.add(r * rows_stride).cast::<u16>().add(c), a);
+                S::store_bf16(rows.add((r + 1) * rows_stride).cast::<u16>().add(c), b);
             }
         }
     }

@@ -84,7 +84,7 @@ def test_all_versions_agree() -> None:
 
 @pytest.mark.parametrize("statement", ["import simtile", "from simtile import search", "import simtile.__main__"])
 def test_importing_loads_no_optional_package(statement: str) -> None:
-    packages = sorted({*_extras._EXTRA, "scipy", "transformers"})
+    packages = sorted({*_extras._EXTRA, "scipy"})
     done = python(f"{statement}; import sys; print([name for name in {packages} if name in sys.modules])")
     assert done.stdout == "[]\n", done.stderr
 

@@ -4,6 +4,7 @@
     simtile.losses       the losses as torch modules                     pip install "simtile[torch]"
     simtile.search       exact nearest neighbours, numpy or torch        numpy is enough
     simtile.explain      which plan a job takes, why, and its memory     pip install "simtile[torch]"
+    simtile.patch        let open_clip, lightly, ... use these losses    see simtile.integrations
 
 Each part is loaded on first use, so ``import simtile`` needs numpy alone and does not import torch.
 """
@@ -16,14 +17,15 @@ from typing import TYPE_CHECKING
 from simtile._extras import missing_extra
 
 if TYPE_CHECKING:
-    from simtile import functional, losses, search
+    from simtile import functional, integrations, losses, search
     from simtile.functional import explain
+    from simtile.integrations import patch, unpatch
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "explain", "functional", "losses", "search"]
+__all__ = ["__version__", "explain", "functional", "integrations", "losses", "patch", "search", "unpatch"]
 
-_SUBMODULES = frozenset({"functional", "losses", "search"})
-_MODULE_OF = {"explain": "simtile.functional"}
+_SUBMODULES = frozenset({"functional", "integrations", "losses", "search"})
+_MODULE_OF = {"explain": "simtile.functional", "patch": "simtile.integrations", "unpatch": "simtile.integrations"}
 
 
 def __getattr__(name: str) -> object:

@@ -312,7 +312,7 @@ def test_ranks_and_accuracy(rng):
         ({"label_smoothing": 1.5}, ValueError, "label_smoothing: a number from 0 to 1"),
         ({"symmetric": 1}, TypeError, "symmetric: True or False"),
         ({"reduction": "avg"}, ValueError, "reduction: one of"),
-        ({"process_group": object()}, ValueError, "process_group: only None, distributed losses"),
+        ({"process_group": object()}, TypeError, "process_group: a ProcessGroup, a DeviceMesh"),
         ({"symmetric": True, "plan": "chunked"}, ValueError, "plan: 'chunked' needs a reduced, one-sided loss"),
     ],
 )

@@ -74,5 +74,5 @@ def test_wrong_arguments_are_named():
         sigmoid_loss(x, x, bias=None)
     with pytest.raises(ValueError, match="query_ids: needed together with key_ids"):
         sigmoid_loss(x, x, key_ids=torch.arange(3))
-    with pytest.raises(ValueError, match="process_group: only None"):
+    with pytest.raises(TypeError, match="process_group: a ProcessGroup, a DeviceMesh"):
         sigmoid_loss(x, x, process_group="world")

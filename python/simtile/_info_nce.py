@@ -23,19 +23,19 @@ from simtile._pairs import (
     as_scalar,
     as_vector,
     check_choice,
-    check_group,
     check_like,
     check_matrix,
     loss_dtype,
     traced,
 )
 from simtile._plan import PLANS, choose
+from simtile._pool import LOCAL, Pool, pool_of
 from simtile._reductions import REDUCTIONS, reduced, row_weights, without_padding
 from simtile._smoothing import candidate_mean
 from simtile.kernels.reference_torch import logsumexp, merge_lse, softplus
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 class _Batch(NamedTuple):
@@ -93,7 +93,7 @@ def info_nce(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
-    process_group: None = None,
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """InfoNCE with in-batch negatives, without the (M, N) logits.
 
@@ -118,7 +118,8 @@ def info_nce(
     label_smoothing : float in [0, 1]      as in ``torch.nn.functional.cross_entropy``, over the kept candidates
     reduction : {"mean", "sum", "none"}      Σ w·loss / Σ w, Σ w·loss, or w·loss (M,)
     plan : {"auto", "dense", "chunked", "recompute", "stash"}      see :func:`explain`
-    process_group : None      distributed losses arrive with ``simtile.distributed``
+    process_group : ProcessGroup, DeviceMesh or Ranks      the keys of all its ranks are candidates, see
+        :mod:`simtile.distributed`; ``negatives`` are then the same on every rank, other options this rank's own
 
     Returns
     -------
@@ -146,12 +147,20 @@ def info_nce(
         label_smoothing, plan, symmetric,
     )  # fmt: skip
     check_choice("reduction", reduction, REDUCTIONS)
-    check_group(process_group)
+    pool = pool_of(process_group)
     weight = as_vector("weight", weight, query.shape[0], query)
     weight = weight.detach() if weight is not None else None
-    one_sided = not symmetric and reduction != "none"
-    chosen = choose(query, key, batch.scale, one_sided=one_sided, plan=plan)
-    if chosen == "dense" and reduction != "none" and batch.plain and query.dtype != torch.float16 and not traced(query):
+    local = pool is LOCAL
+    one_sided = local and not symmetric and reduction != "none"
+    chosen = choose(query, key, batch.scale, one_sided=one_sided, plan=plan, stashable=local)
+    if (
+        local
+        and chosen == "dense"
+        and reduction != "none"
+        and batch.plain
+        and query.dtype != torch.float16
+        and not traced(query)
+    ):
         share = None
         if weight is not None or reduction == "sum":
             share = row_weights(query, torch.ones_like(query[:, 0]) if weight is None else weight, reduction)
@@ -163,7 +172,7 @@ def info_nce(
         batch = batch.normalized()
     if one_sided and chosen in ("dense", "chunked"):
         return _fused(batch, row_weights(query, weight, reduction), chosen)
-    return reduced(_by_row(batch, chosen, symmetric), weight, reduction)
+    return pool.reduced(_by_row(batch, chosen, symmetric, pool), weight, reduction)
 
 
 def _fused(batch: _Batch, weight: Tensor | None, plan: str) -> Tensor:
@@ -188,25 +197,26 @@ def _fused(batch: _Batch, weight: Tensor | None, plan: str) -> Tensor:
         query, key, scale, None, None, pairs, target=target, weight=weight, link="softplus", plan=plan
     )
     if batch.smoothing > 0:
-        linear = batch.smoothing * (own - _mean_over_keys(batch, own))
+        linear = batch.smoothing * (own - _mean_over_keys(batch, own, LOCAL))
         rest = linear if rest is None else rest + linear
     return total if rest is None else total + reduced(rest, weight, "sum")
 
 
-def _by_row(batch: _Batch, plan: str, symmetric: bool) -> Tensor:
+def _by_row(batch: _Batch, plan: str, symmetric: bool, pool: Pool) -> Tensor:
     """(M,) losses, from log-sum-exps that are computed again for their gradients."""
     query, scale, M = batch.query, batch.scale, batch.query.shape[0]
-    # A queue has no term of its own in the other direction: without a gradient, 3u of it merged beat 4u appended.
-    merged = batch.negatives is not None and symmetric and not batch.negatives.requires_grad
+    # A queue has no term of its own in the other direction: without a gradient, 3u of it merged beat 4u appended. Every
+    # rank has the whole queue, so that it never travels.
+    merged = batch.negatives is not None and (pool is not LOCAL or (symmetric and not batch.negatives.requires_grad))
     key, key_ids = (batch.key, batch.key_ids) if merged else _with_negatives(batch)
     with_own = batch.targets is None
-    row, column, own = _ops.pair_lse(
+    row, column, own = pool.pair_lse(
         query, key, scale, None, None, _other_pairs(batch, key_ids),
         row=True, column=symmetric and with_own, positive=with_own, plan=plan,
     )  # fmt: skip
     if batch.targets is not None:
         pairs = Pairs(batch.query_ids, batch.positive_ids(), diagonal="skip")
-        _, column, own = _ops.pair_lse(
+        _, column, own = pool.pair_lse(
             query, batch.positive_keys(), scale, None, None, pairs,
             row=False, column=symmetric, positive=True, plan=plan,
         )  # fmt: skip
@@ -221,14 +231,21 @@ def _by_row(batch: _Batch, plan: str, symmetric: bool) -> Tensor:
         row = merge_lse(row, logsumexp(_private_scores(batch), 1))
     loss = softplus(row - own)
     if batch.smoothing > 0:
-        loss = loss + batch.smoothing * (own - _mean_over_keys(batch, own))
+        loss = loss + batch.smoothing * (own - _mean_over_keys(batch, own, pool))
     if not symmetric:
         return loss
     assert column is not None
     loss = loss + softplus(column[:M] - own)
     if batch.smoothing > 0:
         mean = candidate_mean(
-            batch.positive_keys(), query, own, scale, batch.positive_ids(), batch.query_ids, batch.query_ids
+            batch.positive_keys(),
+            query,
+            own,
+            scale,
+            batch.positive_ids(),
+            batch.query_ids,
+            batch.query_ids,
+            pool,
         )
         loss = loss + batch.smoothing * (own - mean)
     return loss / 2
@@ -301,10 +318,10 @@ def _private_scores(batch: _Batch) -> Tensor:
     return _row_dot(batch.query.unsqueeze(1), batch.row_negatives) * batch.scale
 
 
-def _mean_over_keys(batch: _Batch, own: Tensor) -> Tensor:
+def _mean_over_keys(batch: _Batch, own: Tensor, pool: Pool) -> Tensor:
     """(M,) mean score of a query's candidates: kept keys, its pair among them, and all negatives."""
     mine = _private_scores(batch) if batch.row_negatives is not None else None
     return candidate_mean(
-        batch.query, batch.key, own, batch.scale, batch.query_ids, batch.key_ids, batch.positive_ids(),
+        batch.query, batch.key, own, batch.scale, batch.query_ids, batch.key_ids, batch.positive_ids(), pool,
         more=batch.negatives, more_scores=mine,
     )  # fmt: skip

@@ -94,15 +94,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name}: one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def check_group(process_group: object) -> None:
-    """Losses over several processes are not part of this layer."""
-    if process_group is not None:
-        raise ValueError(
-            "process_group: only None, distributed losses are the part of simtile.distributed, "
-            f"got {type(process_group).__name__}"
-        )
-
-
 def as_scalar(name: str, value: Scale, x: Tensor, *, positive: bool = False) -> Scale:
     """A finite Python float, or a one-element tensor as a 0-d one in the loss's dtype, its gradient kept.
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simtile import _ops
 from simtile._normalize import unit
 from simtile._pairs import (
     Pairs,
@@ -15,16 +14,16 @@ from simtile._pairs import (
     as_ids_pair,
     as_scalar,
     check_choice,
-    check_group,
     check_like,
     check_matrix,
     loss_dtype,
 )
 from simtile._plan import PLANS, choose
+from simtile._pool import pool_of
 from simtile._reductions import REDUCTIONS
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 def sigmoid_loss(
@@ -38,7 +37,7 @@ def sigmoid_loss(
     key_ids: Tensor | None = None,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
-    process_group: None = None,
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """SigLIP's sigmoid loss: every pair is a binary classification, without the (M, N) logits.
 
@@ -54,7 +53,7 @@ def sigmoid_loss(
     query_ids, key_ids : integer Tensor (M,), (N,)      further positives where equal
     reduction : {"mean", "sum", "none"}      the sum over all pairs divided by M, this sum, or the row sums (M,)
     plan : {"auto", "dense", "chunked", "recompute"}      see :func:`explain`
-    process_group : None      distributed losses arrive with ``simtile.distributed``
+    process_group : ProcessGroup, DeviceMesh or Ranks      all its ranks' keys count: :mod:`simtile.distributed`
 
     Returns
     -------
@@ -78,7 +77,7 @@ def sigmoid_loss(
     check_like("key", key, "query", query)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("plan", plan, PLANS)
-    check_group(process_group)
+    pool = pool_of(process_group)
     factor, shift = as_scalar("scale", scale, query), as_scalar("bias", bias, query)
     query_ids, key_ids = as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key)
     M = query.shape[0]
@@ -88,7 +87,6 @@ def sigmoid_loss(
         biases = torch.full((M,), shift, dtype=loss_dtype(query), device=query.device)
     if normalize:
         query, key = unit(query), unit(key)
-    share = {"none": None, "sum": 1.0, "mean": 1.0 / max(M, 1)}[reduction]
-    chosen = choose(query, key, factor, one_sided=share is not None, plan=plan, stashable=False)
+    chosen = choose(query, key, factor, one_sided=reduction != "none", plan=plan, stashable=False)
     pairs = Pairs(query_ids, key_ids, "flip" if query_ids is not None else "exclude", diagonal="flip")
-    return _ops.pair_softplus(query, key, factor, biases, None, pairs, factor=share, plan=chosen)
+    return pool.pair_softplus(query, key, factor, biases, None, pairs, reduction=reduction, plan=chosen)

@@ -18,7 +18,7 @@ Conventions of every function here:
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from simtile._extras import missing_extra
 
@@ -50,6 +50,12 @@ from simtile._sigmoid_loss import sigmoid_loss
 from simtile._topk import TopK, topk
 from simtile.kernels.reference_torch import merge_lse, softplus
 
+if TYPE_CHECKING:
+    from torch import distributed as dist
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from simtile.distributed import Ranks
+
 __all__ = [
     "Plan",
     "TopK",
@@ -73,6 +79,7 @@ Link: TypeAlias = Literal["lse", "softplus"]
 PlanName: TypeAlias = Literal["auto", "dense", "chunked", "recompute", "stash"]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
 CSR: TypeAlias = tuple[Tensor, Tensor]
+ProcessGroup: TypeAlias = "dist.ProcessGroup | DeviceMesh | Ranks | None"
 
 
 def pair_lse(

@@ -37,6 +37,8 @@ class Mask(TypedDict, total=False):
     ids_mode: Literal["exclude", "only"]
     exclude: tuple[ArrayLike, ArrayLike] | None
     skip_diagonal: bool
+    threshold: ArrayLike | None
+    guide: tuple[ArrayLike, ArrayLike] | None
 
 
 class TopK(NamedTuple):
@@ -94,12 +96,16 @@ def left_out(
     ids_mode: Literal["exclude", "only"] = "exclude",
     exclude: tuple[ArrayLike, ArrayLike] | None = None,
     skip_diagonal: bool = False,
+    threshold: ArrayLike | None = None,
+    guide: tuple[ArrayLike, ArrayLike] | None = None,
+    s: Float | None = None,
 ) -> NDArray[np.bool_]:
     """(M, N), True where a pair is left out; a pair stays only if no rule takes it out.
 
     ``x_ids (M,)`` and ``y_ids (N,)``, both or neither: pairs with equal ids go ("exclude") or are all that may stay
     ("only"). ``exclude``: CSR ``(indptr (M + 1,), indices)``, the columns left out of each row, duplicates allowed.
-    ``skip_diagonal``: pair (i, i) goes for i < min(M, N).
+    ``skip_diagonal``: pair (i, i) goes for i < min(M, N). ``threshold (M,)``: pair (i, j) goes if <guide[0][i],
+    guide[1][j]> or, without a guide, its score ``s`` is above threshold[i].
     """
     assert (x_ids is None) == (y_ids is None) and ids_mode in ("exclude", "only")
     out = np.zeros((M, N), dtype=bool)
@@ -115,6 +121,10 @@ def left_out(
     if skip_diagonal:
         own = np.arange(min(M, N))
         out[own, own] = True
+    if threshold is not None:
+        compared = scores(*guide) if guide is not None else s
+        assert compared is not None and compared.shape == (M, N)
+        out |= compared > _f64(threshold)[:, None]
     return out
 
 
@@ -167,7 +177,7 @@ def pair_lse(
     """Log-sum-exp over the kept pairs of each row (M,) and each column (N,); None for a direction not asked for."""
     assert direction in ("row", "column", "both")
     s = scores(x, y, scale, x_bias, y_bias)
-    s = np.where(left_out(*s.shape, **mask), -np.inf, s)
+    s = np.where(left_out(*s.shape, s=s, **mask), -np.inf, s)
     row = logsumexp(s, axis=1) if direction != "column" else None
     column = logsumexp(s, axis=0) if direction != "row" else None
     return row, column
@@ -218,7 +228,7 @@ def pair_softplus(
 ) -> Float:
     """Sum of softplus(s_ij) over each row's kept pairs (M,), their sum, or their sum / M; an empty row gives 0."""
     s = scores(x, y, scale, x_bias, y_bias)
-    rows = np.where(left_out(*s.shape, **mask), 0.0, softplus(s)).sum(axis=1)
+    rows = np.where(left_out(*s.shape, s=s, **mask), 0.0, softplus(s)).sum(axis=1)
     return reduce_rows(rows, None, reduction)
 
 

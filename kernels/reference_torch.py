@@ -33,6 +33,8 @@ class Mask(TypedDict, total=False):
     ids_mode: Literal["exclude", "only"]
     exclude: tuple[Tensor, Tensor] | None
     skip_diagonal: bool
+    threshold: Tensor | None
+    guide: tuple[Tensor, Tensor] | None
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -60,6 +62,9 @@ def left_out(
     ids_mode: Literal["exclude", "only"] = "exclude",
     exclude: tuple[Tensor, Tensor] | None = None,
     skip_diagonal: bool = False,
+    threshold: Tensor | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
+    s: Tensor | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     """(M, N) bool, True where a pair is left out; see :func:`simtile.kernels.reference.left_out`."""
@@ -73,6 +78,10 @@ def left_out(
         out[rows, indices.to(device)] = True
     if skip_diagonal:
         out.fill_diagonal_(True)
+    if threshold is not None:
+        compared = scores(*guide) if guide is not None else s
+        assert compared is not None
+        out |= compared.detach() > threshold[:, None]
     return out
 
 
@@ -111,7 +120,7 @@ def pair_lse(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Log-sum-exp over the kept pairs of each row (M,) and each column (N,); None for a direction not asked for."""
     s = scores(x, y, scale, x_bias, y_bias)
-    s = s.masked_fill(left_out(len(x), len(y), device=x.device, **mask), -math.inf)
+    s = s.masked_fill(left_out(len(x), len(y), s=s, device=x.device, **mask), -math.inf)
     row = logsumexp(s, 1) if direction != "column" else None
     column = logsumexp(s, 0) if direction != "row" else None
     return row, column
@@ -161,7 +170,7 @@ def pair_softplus(
 ) -> Tensor:
     """Sum of softplus(s_ij) over each row's kept pairs (M,), their sum, or their sum / M."""
     s = scores(x, y, scale, x_bias, y_bias)
-    drop = left_out(len(x), len(y), device=x.device, **mask)
+    drop = left_out(len(x), len(y), s=s, device=x.device, **mask)
     return reduce_rows(softplus(s).masked_fill(drop, 0.0).sum(1), None, reduction)
 
 

@@ -22,7 +22,7 @@ def scores(
 
 def masked(s: Tensor, **mask: object) -> Tensor:
     """Scores with -inf where pairs are left out."""
-    return s.masked_fill(twin.left_out(*s.shape, device=s.device, **mask), -torch.inf)
+    return s.masked_fill(twin.left_out(*s.shape, s=s, device=s.device, **mask), -torch.inf)
 
 
 def rounding(scale: float) -> float:

@@ -13,12 +13,20 @@ from simtile import functional as f
 from simtile._ops import ordered_sum
 
 OPS = torch.ops.simtile
+
+
+def guided(x):
+    features = torch.arange(27).reshape(9, 3) % 2
+    return {"threshold": torch.full((9,), 0.5), "guide": (features.to(x.dtype), features.to(x.dtype))}
+
+
 CASES = {
     "pair_lse dense": lambda x, y, s: f.pair_lse(x, y, scale=s, direction="both", plan="dense"),
     "pair_lse recompute": lambda x, y, s: f.pair_lse(x, y, scale=s, direction="both", plan="recompute"),
     "pair_nll dense": lambda x, y, s: f.pair_nll(x, y, None, scale=s, plan="dense"),
     "pair_nll chunked": lambda x, y, s: f.pair_nll(x, y, None, scale=s, link="softplus", plan="chunked"),
     "pair_nll none": lambda x, y, s: f.pair_nll(x, y, None, scale=s, reduction="none", plan="recompute"),
+    "pair_nll guided": lambda x, y, s: f.pair_nll(x, y, None, scale=s, plan="chunked", **guided(x)),
     "pair_softplus dense": lambda x, y, s: f.pair_softplus(x, y, scale=s, plan="dense"),
     "pair_softplus chunked": lambda x, y, s: f.pair_softplus(x, y, scale=s, plan="chunked"),
     "pair_softplus none": lambda x, y, s: f.pair_softplus(x, y, scale=s, reduction="none", plan="recompute"),
@@ -90,7 +98,8 @@ def test_compiled_with_dynamic_shapes(backend):
         )
 
 
-PAIRS = (torch.arange(10) % 3, torch.arange(12) % 3, None, None, "exclude", "skip")
+GUIDE = (torch.full((10,), 0.5), torch.arange(30.0).reshape(10, 3) % 2, torch.arange(36.0).reshape(12, 3) % 2)
+PAIRS = (torch.arange(10) % 3, torch.arange(12) % 3, None, None, *GUIDE, "exclude", "skip")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)

@@ -64,10 +64,12 @@ def test_pair_lse(plan, dtype):
     x, y = matrices(dtype)
     ids = [torch.empty(rows, dtype=torch.int32, device=GPU) for rows in (M, N)]
     exclude = torch.empty(M + 1, dtype=torch.int64, device=GPU), torch.empty(7, dtype=torch.int64, device=GPU)
+    guide = torch.empty(M, 3, device=GPU), torch.empty(N, 3, device=GPU)
     scale = torch.empty((), device=GPU)  # is not read: a fake tensor has nothing to read
     row, column = f.pair_lse(
-        x, y, scale=scale, x_ids=ids[0], y_ids=ids[1], exclude=exclude, direction="both", plan=plan
-    )
+        x, y, scale=scale, x_ids=ids[0], y_ids=ids[1], exclude=exclude, threshold=guide[0][:, 0], guide=guide,
+        direction="both", plan=plan,
+    )  # fmt: skip
     check(row, (M,), wide(dtype))
     check(column, (N,), wide(dtype))
 
@@ -88,7 +90,7 @@ def test_gradients(plan, dtype):
     x, y = matrices(dtype)
     vectors = [torch.empty(size, dtype=wide(dtype), device=GPU) for size in (M, N)]
     scale = torch.empty((), dtype=wide(dtype), device=GPU)
-    given = (x, y, scale, *vectors, None, None, None, None, "exclude", "skip")
+    given = (x, y, scale, *vectors, *[None] * 7, "exclude", "skip")
     half = torch.float32 if dtype == torch.float16 else dtype
     expected = [((M, D), half), ((N, D), half), ((), wide(dtype)), ((M,), wide(dtype)), ((N,), wide(dtype))]
     row, column, own, stash = OPS.pair_lse(*given, True, True, True, plan)
@@ -121,5 +123,5 @@ def test_gradients_of_topk(dtype):
 
 def test_a_scale_kept_on_the_cpu_gets_its_gradient_there():
     x, y = matrices(torch.float32)
-    given = (x, y, torch.empty(()), None, None, None, None, None, None, "exclude", "keep", 1.0, "chunked")
+    given = (x, y, torch.empty(()), *[None] * 9, "exclude", "keep", 1.0, "chunked")
     assert OPS.pair_softplus(*given, *[True] * 3, False, False)[3].device.type == "cpu"

@@ -103,13 +103,20 @@ def test_a_row_opposed_to_all_columns_does_not_underflow(rng):
         check(x, y, torch.float32, scale=100.0, plan=plan)
 
 
+def integers(rows: int, D: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Features whose inner products are exact in any dtype, so that no rounding decides what is above a half."""
+    return (torch.arange(rows * D) * 7 % 11 % 3 - 1).reshape(rows, D).to(dtype)
+
+
 MASKS = {
     "ids": {"x_ids": torch.arange(45) % 5, "y_ids": torch.arange(61) % 7},
     "only ids": {"x_ids": torch.arange(45) % 5, "y_ids": torch.arange(61) % 7, "ids_mode": "only"},
     "diagonal": {"skip_diagonal": True},
     "list": {"exclude": (torch.arange(46) * 2, torch.arange(90) * 17 % 61)},
+    "guide": {"threshold": torch.full((45,), 0.5), "guide": (integers(45, 7), integers(61, 7))},
     "all": {"x_ids": torch.arange(45) % 5, "y_ids": torch.arange(61) % 7, "skip_diagonal": True,
-            "exclude": (torch.arange(46) * 2, torch.arange(90) * 17 % 61)},
+            "exclude": (torch.arange(46) * 2, torch.arange(90) * 17 % 61),
+            "threshold": torch.full((45,), 1.5), "guide": (integers(45, 3), integers(61, 3))},
 }  # fmt: skip
 
 
@@ -121,6 +128,35 @@ def test_pairs_left_out_and_biases(rng, mask, direction):
         for plan in plans(dtype):
             check(unit_rows(rng, 45, 20), unit_rows(rng, 61, 20), dtype, scale=5.0, plan=plan, direction=direction,
                   biases=biases, **mask)  # fmt: skip
+
+
+@pytest.mark.parametrize("plan", ["dense", "recompute"])
+@pytest.mark.parametrize(("M", "N", "D"), [(1, 1, 1), (45, 61, 20), (385, 389, 9)])
+def test_without_a_guide_a_threshold_is_compared_with_the_score(rng, M, N, D, plan):
+    x, y, bias = unit_rows(rng, M, D), unit_rows(rng, N, D), rng.normal(size=M)
+    ordered = np.sort(ref.scores(x, y, 5.0, bias), 1)
+    # Halfway between two neighbours, where no rounding decides.
+    at = np.argmax(np.diff(ordered[:, N // 3 : N // 3 * 2 + 2], prepend=-9.0), 1) + N // 3
+    limit = (ordered[np.arange(M), at] + ordered[np.arange(M), np.maximum(at - 1, 0)]) / 2
+    for dtype in (torch.float32, torch.float64):
+        tensors = [torch.from_numpy(part).to(dtype) for part in (x, y, bias, limit)]
+        want = ref.pair_lse(x, y, scale=5.0, x_bias=bias, direction="both", threshold=limit)
+        got = pair_lse(*tensors[:2], scale=5.0, x_bias=tensors[2], direction="both", threshold=tensors[3], plan=plan)
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("features", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64], ids=str)
+def test_the_guide_may_have_another_dtype_than_the_inputs(rng, dtype, features):
+    x, y = (rounded(unit_rows(rng, rows, 9), dtype) for rows in (50, 70))
+    guide = integers(50, 5, features), integers(70, 5, features)
+    limit = torch.full((50,), 0.5)
+    want = ref.pair_lse(x[1], y[1], direction="both", threshold=limit, guide=[part.double() for part in guide])
+    for plan in ("dense", "recompute"):
+        for got, truth in zip(pair_lse(x[0], y[0], direction="both", threshold=limit, guide=guide, plan=plan), want,
+                              strict=True):  # fmt: skip
+            np.testing.assert_allclose(got, truth, rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("plan", ["dense", "recompute"])
@@ -199,6 +235,11 @@ BAD = [
     ({"ids_mode": "flip"}, ValueError, "ids_mode: one of 'exclude', 'only', got 'flip'"),
     ({"exclude": torch.arange(3)}, TypeError, "exclude: a pair"),
     ({"exclude": (torch.arange(2), torch.arange(1))}, ValueError, r"exclude\[0\] \(indptr\): shape \(3,\)"),
+    ({"threshold": torch.ones(3)}, ValueError, r"threshold: floating point, shape \(2,\), got"),
+    ({"guide": (torch.ones(2, 1), torch.ones(2, 1))}, ValueError, "threshold: needed together with guide, got None"),
+    ({"threshold": torch.ones(2), "guide": torch.ones(2, 1)}, TypeError, "guide: a pair of matrices"),
+    ({"threshold": torch.ones(2), "guide": (torch.ones(3, 1), torch.ones(2, 1))}, ValueError, r"guide\[0\]: 2 rows"),
+    ({"threshold": torch.ones(2), "guide": (torch.ones(2, 1), torch.ones(2, 2))}, ValueError, r"guide\[1\]: as many"),
     ({"direction": "rows"}, ValueError, "direction: one of"),
     ({"plan": "fast"}, ValueError, "plan: one of"),
     ({"plan": "chunked"}, ValueError, "plan: 'chunked' needs a reduced, one-sided loss"),

@@ -90,6 +90,18 @@ def test_weights_and_masks(rng, plan):
         check(x, y, torch.float32, scale=5.0, plan=plan, link=link, weight=weight, target=target, **mask)
 
 
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("own", [True, False], ids=["own partner", "given target"])
+def test_pairs_whose_guide_is_above_the_own_one_are_left_out(rng, own, plan):
+    """GISTEmbed, arXiv:2402.16829: a key that the guide likes better than the row's own is no negative."""
+    features = torch.from_numpy(rng.integers(-2, 3, (2, 40, 6))).float()
+    mask = {"threshold": (features[0] * features[1]).sum(1), "guide": tuple(features)}
+    for dtype in (torch.float32, torch.bfloat16):
+        for link in ("lse", "softplus"):
+            check(unit_rows(rng, 40, 33), unit_rows(rng, 40, 33), dtype, scale=5.0, plan=plan, link=link,
+                  target=None if own else rng.normal(size=40), **mask)  # fmt: skip
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("direction", ["row", "column"])
 def test_reductions_biases_and_directions(rng, reduction, direction):
@@ -171,6 +183,7 @@ def test_no_rows(plan):
         ({"link": "log"}, "link: one of"),
         ({"reduction": "max"}, "reduction: one of"),
         ({"direction": "both"}, "direction: one of 'row', 'column', got 'both'"),
+        ({"direction": "column", "threshold": torch.ones(2)}, "threshold: belongs to the rows of x"),
         ({"reduction": "none", "plan": "chunked"}, "plan: 'chunked' needs a reduced"),
     ],
 )

@@ -9,6 +9,8 @@ Pairs, the same in every function:
                      sign turned ("flip", softplus only)
     indptr, indices  int64 CSR (M + 1,), (nnz,): columns left out per row, sorted within a row
     diagonal         pairs (i, i): "keep", "skip", or "flip" (softplus only)
+    threshold        float32 (M,): pairs of row i whose score is above threshold[i] are left out
+    guide_x, guide_y (M, G), (N, G), float32 or bfloat16 bits: <guide_x_i, guide_y_j> is compared instead of the score
 Run: num_threads >= 1 (results do not depend on it); isa None (best) or one of ``isas()``.
 """
 
@@ -64,6 +66,9 @@ def pair_lse(
     indptr: _I64 | None = None,
     indices: _I64 | None = None,
     diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
     num_threads: int = 1,
     isa: str | None = None,
 ) -> tuple[_F32 | None, _F32 | None, NDArray[np.uint16] | None]:
@@ -95,6 +100,9 @@ def pair_grad(
     indptr: _I64 | None = None,
     indices: _I64 | None = None,
     diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
     workspace_bytes: int = ...,
     num_threads: int = 1,
     isa: str | None = None,
@@ -126,6 +134,9 @@ def pair_nll(
     indptr: _I64 | None = None,
     indices: _I64 | None = None,
     diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
     workspace_bytes: int = ...,
     num_threads: int = 1,
     isa: str | None = None,
@@ -156,6 +167,9 @@ def pair_softplus(
     indptr: _I64 | None = None,
     indices: _I64 | None = None,
     diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
     workspace_bytes: int = ...,
     num_threads: int = 1,
     isa: str | None = None,
@@ -179,6 +193,9 @@ def pair_rank(
     indptr: _I64 | None = None,
     indices: _I64 | None = None,
     diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
     num_threads: int = 1,
     isa: str | None = None,
 ) -> tuple[_I64, _I64]:

@@ -28,6 +28,9 @@ class _PairArguments(TypedDict, total=False):
     indptr: NDArray[np.int64] | None
     indices: NDArray[np.int64] | None
     diagonal: Any
+    threshold: NDArray[np.float32] | None
+    guide_x: NDArray[np.float32] | NDArray[np.uint16] | None
+    guide_y: NDArray[np.float32] | NDArray[np.uint16] | None
     num_threads: int
 
 
@@ -64,6 +67,9 @@ def _arguments(biases: tuple[Tensor | None, Tensor | None], pairs: Pairs) -> _Pa
         "indptr": _ints(pairs.indptr),
         "indices": _ints(pairs.indices),
         "diagonal": pairs.diagonal,
+        "threshold": _floats(pairs.threshold),
+        "guide_x": None if pairs.guide_x is None else _matrix(pairs.guide_x),
+        "guide_y": None if pairs.guide_y is None else _matrix(pairs.guide_y),
         "num_threads": torch.get_num_threads(),
     }
 

@@ -20,20 +20,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INPUTS = "Tensor x, Tensor y, Tensor scale, Tensor? x_bias, Tensor? y_bias"
-_PAIRS = "Tensor? x_ids, Tensor? y_ids, Tensor? indptr, Tensor? indices, str ids_mode, str diagonal"
+_PAIRS = (
+    "Tensor? x_ids, Tensor? y_ids, Tensor? indptr, Tensor? indices, Tensor? threshold, Tensor? guide_x, "
+    "Tensor? guide_y, str ids_mode, str diagonal"
+)
 _WANT = "bool want_x, bool want_y, bool want_scale, bool want_x_bias, bool want_y_bias"
 _GRADIENTS = "Tensor dx, Tensor dy, Tensor dscale, Tensor dx_bias, Tensor dy_bias"
 
 
-def _pairs(
-    x_ids: Tensor | None,
-    y_ids: Tensor | None,
-    indptr: Tensor | None,
-    indices: Tensor | None,
-    ids_mode: str,
-    diagonal: str,
-) -> Pairs:
-    return Pairs(x_ids, y_ids, ids_mode, indptr, indices, diagonal)
+_PAIR = 9
+"""Arguments of ``_PAIRS``, in :func:`simtile._ops.pairs_in_order`'s order; they follow the five inputs."""
+
+
+def _pairs(*parts: Any) -> Pairs:
+    *tensors, ids_mode, diagonal = parts
+    x_ids, y_ids, indptr, indices, threshold, guide_x, guide_y = tensors
+    return Pairs(x_ids, y_ids, ids_mode, indptr, indices, diagonal, threshold, guide_x, guide_y)
 
 
 def _filled(parts: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
@@ -74,13 +76,13 @@ def _wants(ctx: Any) -> tuple[bool, ...]:
     "-> (Tensor row_lse, Tensor column_lse, Tensor own, Tensor stash)",
 )
 def _pair_lse(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    pairs, (row, column, positive, plan) = _pairs(*rest[:6]), rest[6:]
+    pairs, (row, column, positive, plan) = _pairs(*rest[:_PAIR]), rest[_PAIR:]
     return _filled(_ops.lse_forward(x, y, scale, x_bias, y_bias, pairs, row, column, positive, plan), x)
 
 
 @_pair_lse.register_fake
 def _(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    row, column, positive, plan = rest[6:]
+    row, column, positive, plan = rest[_PAIR:]
     (M, N), dtype = (x.shape[0], y.shape[0]), loss_dtype(x)
     sizes = (M if row else None, N if column else None, torch.sym_min(M, N) if positive else None)
     parts: list[Tensor | None] = [None if size is None else x.new_empty(size, dtype=dtype) for size in sizes]
@@ -95,9 +97,11 @@ def _(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any)
     f"Tensor? row_grad, Tensor? column_grad, Tensor? own_grad, {_WANT}) -> ({_GRADIENTS})",
 )
 def _pair_lse_backward(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    pairs, (plan, row, column, stash), grads, want = _pairs(*rest[:6]), rest[6:10], rest[10:13], Want(*rest[13:])
+    pairs, (plan, row, column, stash, *grads), want = _pairs(*rest[:_PAIR]), rest[_PAIR:-5], Want(*rest[-5:])
     kept = stash if plan in ("dense", "stash") and stash.ndim == 2 else None
-    found = _ops.lse_backward(x, y, scale, x_bias, y_bias, pairs, (row, column), grads, kept, want, plan)
+    found = _ops.lse_backward(
+        x, y, scale, x_bias, y_bias, pairs, (row, column), (grads[0], grads[1], grads[2]), kept, want, plan
+    )
     return _flat(found, x, scale)
 
 
@@ -109,8 +113,8 @@ def _(x: Tensor, y: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 def _save_lse(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[3])
-    ctx.words = (*inputs[9:11], inputs[14])  # ids_mode, diagonal, plan
-    ctx.save_for_backward(*inputs[:9], *(part for i, part in enumerate(output) if i != 2))
+    ctx.words = (*inputs[12:14], inputs[17])  # ids_mode, diagonal, plan
+    ctx.save_for_backward(*inputs[:12], *(part for i, part in enumerate(output) if i != 2))
 
 
 @first_order
@@ -118,7 +122,7 @@ def _lse_formula(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     *inputs, row, column, stash = ctx.saved_tensors
     grads = tuple(None if g is None or g.shape[0] == 0 else g for g in grads[:3])
     out = torch.ops.simtile.pair_lse_backward(*inputs, *ctx.words, row, column, stash, *grads, *_wants(ctx))
-    return (*_needed(ctx, out), *[None] * 10)
+    return (*_needed(ctx, out), *[None] * 13)
 
 
 _pair_lse.register_autograd(_lse_formula, setup_context=_save_lse)
@@ -134,7 +138,8 @@ _pair_lse.register_autograd(_lse_formula, setup_context=_save_lse)
     f"-> (Tensor total, Tensor coefficient, {_GRADIENTS})",
 )
 def _pair_nll(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    (target, weight), pairs, (link, plan), want = rest[:2], _pairs(*rest[2:8]), rest[8:10], Want(*rest[10:])
+    (target, weight, *parts), (link, plan), want = rest[:-7], rest[-7:-5], Want(*rest[-5:])
+    pairs = _pairs(*parts)
     total, coefficient, found = _ops.nll_forward(x, y, scale, x_bias, y_bias, pairs, target, weight, link, want, plan)
     return total, coefficient, *_flat(found, x, scale)
 
@@ -159,11 +164,11 @@ def _save_nll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 @first_order
 def _nll_formula(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 20
+        return (None,) * 23
     coefficient, *found = ctx.saved_tensors
     out = torch.ops.simtile.scale_gradients(grad, *found, ctx.dtype)
     target = -torch.ops.simtile.scale_vector(grad, coefficient) if ctx.needs_input_grad[5] else None
-    return (*_needed(ctx, out), target, *[None] * 14)
+    return (*_needed(ctx, out), target, *[None] * 17)
 
 
 @custom_op(
@@ -206,7 +211,7 @@ _pair_nll.register_autograd(_nll_formula, setup_context=_save_nll)
     schema=f"({_INPUTS}, {_PAIRS}, float factor, str plan, {_WANT}) -> (Tensor total, {_GRADIENTS})",
 )
 def _pair_softplus(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    pairs, (factor, plan), want = _pairs(*rest[:6]), rest[6:8], Want(*rest[8:])
+    pairs, (factor, plan), want = _pairs(*rest[:_PAIR]), rest[_PAIR:-5], Want(*rest[-5:])
     total, found = _ops.softplus_total(x, y, scale, x_bias, y_bias, factor, pairs, want, plan)
     return total, *_flat(found, x, scale)
 
@@ -226,9 +231,9 @@ def _save_softplus(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 @first_order
 def _softplus_formula(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 18
+        return (None,) * 21
     out = torch.ops.simtile.scale_gradients(grad, *ctx.saved_tensors, ctx.dtype)
-    return (*_needed(ctx, out), *[None] * 13)
+    return (*_needed(ctx, out), *[None] * 16)
 
 
 _pair_softplus.register_autograd(_softplus_formula, setup_context=_save_softplus)
@@ -236,7 +241,7 @@ _pair_softplus.register_autograd(_softplus_formula, setup_context=_save_softplus
 
 @custom_op("simtile::pair_softplus_rows", mutates_args=(), schema=f"({_INPUTS}, {_PAIRS}, str plan) -> Tensor")
 def _pair_softplus_rows(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> Tensor:
-    return _ops.softplus_forward(x, y, scale, x_bias, y_bias, _pairs(*rest[:6]), None, Want(), rest[6])[0]
+    return _ops.softplus_forward(x, y, scale, x_bias, y_bias, _pairs(*rest[:_PAIR]), None, Want(), rest[-1])[0]
 
 
 @_pair_softplus_rows.register_fake
@@ -252,7 +257,7 @@ def _(x: Tensor, *rest: Any) -> Tensor:
 def _pair_softplus_backward(
     x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any
 ) -> tuple[Tensor, ...]:
-    pairs, (plan, grad), want = _pairs(*rest[:6]), rest[6:8], Want(*rest[8:])
+    pairs, (plan, grad), want = _pairs(*rest[:_PAIR]), rest[_PAIR:-5], Want(*rest[-5:])
     _, found = _ops.softplus_forward(x, y, scale, x_bias, y_bias, pairs, grad, want, plan)
     return _flat(found, x, scale)
 
@@ -263,14 +268,14 @@ def _(x: Tensor, y: Tensor, scale: Tensor, *rest: Any) -> tuple[Tensor, ...]:
 
 
 def _save_rows(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.words = inputs[9:12]  # ids_mode, diagonal, plan
-    ctx.save_for_backward(*inputs[:9])
+    ctx.words = inputs[12:15]  # ids_mode, diagonal, plan
+    ctx.save_for_backward(*inputs[:12])
 
 
 @first_order
 def _rows_formula(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     out = torch.ops.simtile.pair_softplus_backward(*ctx.saved_tensors, *ctx.words, grad, *_wants(ctx))
-    return (*_needed(ctx, out), *[None] * 7)
+    return (*_needed(ctx, out), *[None] * 10)
 
 
 _pair_softplus_rows.register_autograd(_rows_formula, setup_context=_save_rows)

@@ -299,9 +299,10 @@ def wanted(*inputs: Scale | None) -> Want:
     return Want(*(isinstance(value, Tensor) and value.requires_grad for value in inputs))
 
 
-def pairs_in_order(pairs: Pairs) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, str, str]:
+def pairs_in_order(pairs: Pairs) -> tuple[Tensor | str | None, ...]:
     """The fields in the order of the operators' schemas."""
-    return pairs.x_ids, pairs.y_ids, pairs.indptr, pairs.indices, pairs.ids_mode, pairs.diagonal
+    tensors = pairs.x_ids, pairs.y_ids, pairs.indptr, pairs.indices, pairs.threshold, pairs.guide_x, pairs.guide_y
+    return *tensors, pairs.ids_mode, pairs.diagonal
 
 
 def _scale_tensor(scale: Scale, x: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ class Pairs(NamedTuple):
     indptr: Tensor | None = None  # (M + 1,) int64
     indices: Tensor | None = None  # (nnz,) int64, sorted within a row
     diagonal: str = "keep"  # pairs (i, i): "keep", "skip", "flip"
+    threshold: Tensor | None = None  # (M,): pairs of row i whose score is above threshold[i] are left out
+    guide_x: Tensor | None = None  # (M, G): <guide_x[i], guide_y[j]> is compared instead of the score
+    guide_y: Tensor | None = None  # (N, G)
 
 
 class Want(NamedTuple):
@@ -168,6 +171,29 @@ def as_csr(exclude: tuple[Tensor, Tensor] | None, M: int, N: int, x: Tensor) -> 
     return indptr, indices[order]
 
 
+def as_guide(
+    guide: tuple[Tensor, Tensor] | None, threshold: Tensor | None, x: Tensor, y: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """``guide=(guide_x (M, G), guide_y (N, G))`` without gradients, in a dtype that the engines of ``x`` compute in."""
+    if guide is None:
+        return None, None
+    if threshold is None:
+        raise ValueError("threshold: needed together with guide, got None")
+    if not isinstance(guide, tuple) or len(guide) != 2:
+        raise TypeError(f"guide: a pair of matrices (M, G), (N, G) or None, got {type(guide).__name__}")
+    names = "guide[0]", "guide[1]"
+    check_matrix(names[0], guide[0])
+    check_like(names[1], guide[1], names[0], guide[0])
+    for name, part, rows in zip(names, guide, (x.shape[0], y.shape[0]), strict=True):
+        if part.shape[0] != rows:
+            raise ValueError(f"{name}: {rows} rows, got shape {tuple(part.shape)}")
+        if part.device != x.device:
+            raise ValueError(f"{name}: on the device of the inputs, {x.device}, got {part.device}")
+    wide = x.dtype == torch.float64 or guide[0].dtype == torch.float64
+    guide_x, guide_y = (part.detach().to(loss_dtype(x)) if wide else part.detach() for part in guide)
+    return guide_x, guide_y
+
+
 def csr_rows(indptr: Tensor, indices: Tensor) -> Tensor:
     """(nnz,) the row that each entry of a CSR list stands in."""
     entries = torch.arange(indices.shape[0], device=indices.device)
@@ -175,7 +201,8 @@ def csr_rows(indptr: Tensor, indices: Tensor) -> Tensor:
 
 
 def transposed(pairs: Pairs, N: int) -> Pairs:
-    """The same pairs with the roles of x (M rows) and y (``N`` rows) exchanged."""
+    """The same pairs with the roles of x and y (``N`` rows) exchanged; a threshold, of rows, must be absent."""
+    assert pairs.threshold is None
     if pairs.indptr is None or pairs.indices is None:
         return pairs._replace(x_ids=pairs.y_ids, y_ids=pairs.x_ids)
     # Entries stand in row order, so a stable sort by column leaves each column's rows sorted.

@@ -219,6 +219,11 @@ class TorchEngine:
                     flip = equal
                 else:
                     s.masked_fill_(equal if pairs.ids_mode == "exclude" else ~equal, -math.inf)
+            if pairs.threshold is not None:
+                compared = s
+                if pairs.guide_x is not None and pairs.guide_y is not None:
+                    compared = pairs.guide_x[rows].to(dtype) @ pairs.guide_y.to(dtype).t()
+                s.masked_fill_(compared > pairs.threshold[rows, None], -math.inf)
             if excluded_rows is not None and pairs.indices is not None:
                 here = (excluded_rows >= rows.start) & (excluded_rows < rows.stop)
                 s[excluded_rows[here] - start, pairs.indices[here]] = -math.inf

@@ -76,6 +76,7 @@ class TritonEngine:
             is_narrow(x.dtype, x.shape[1])
             and stash is None
             and pairs.indptr is None
+            and pairs.threshold is None
             and not (want.x_bias or want.y_bias)
             and not (row_grad is None and column_grad is None)
         ):
@@ -181,6 +182,8 @@ def _options(x: Tensor, scale: Scale, biases: tuple[Tensor | None, Tensor | None
         "exclude": _lists(pairs),
         "skip_diagonal": pairs.diagonal == "skip",
         "flip_diagonal": pairs.diagonal == "flip",
+        "threshold": pairs.threshold,
+        "guide": None if pairs.guide_x is None or pairs.guide_y is None else (pairs.guide_x, pairs.guide_y),
     }
 
 

@@ -9,6 +9,9 @@ Conventions of every function here:
 * Pairs are left out by equal ids (``x_ids``, ``y_ids``: integers, both or neither; ``ids_mode="only"`` keeps these
   alone), by a CSR list ``exclude = (indptr (M + 1,), indices)``, or as ``skip_diagonal``: the pairs (i, i). An empty
   row has log-sum-exp -inf and zero gradient.
+* ``threshold`` (M,) leaves out the pairs of row i whose score is above ``threshold[i]``. With ``guide = (guide_x (M,
+  G), guide_y (N, G))`` the inner product <guide_x[i], guide_y[j]>, whose tile is computed beside that of the scores,
+  is compared instead (Solatorio 2024, GISTEmbed, arXiv:2402.16829). Both are constants without a gradient.
 * ``plan`` is "auto", "dense", "chunked", "recompute" or "stash": see :func:`explain`. It changes time and memory, not
   the meaning. A stash is made for rows of about unit norm, and only while a known scale is at most 20.
 * No gradient work is done under ``no_grad`` or for inputs without ``requires_grad``; inputs that hold NaN or infinity
@@ -35,6 +38,7 @@ from simtile._pairs import (
     Pairs,
     Scale,
     as_csr,
+    as_guide,
     as_ids_pair,
     as_scalar,
     as_vector,
@@ -94,6 +98,8 @@ def pair_lse(
     ids_mode: IdsMode = "exclude",
     exclude: CSR | None = None,
     skip_diagonal: bool = False,
+    threshold: Tensor | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
     direction: Direction = "row",
     plan: PlanName = "auto",
 ) -> tuple[Tensor | None, Tensor | None]:
@@ -105,7 +111,7 @@ def pair_lse(
     y : Tensor (N, D)      of the dtype and device of x
     scale : float or one-element Tensor      a tensor gets its gradient
     x_bias, y_bias : Tensor (M,), (N,)      added to the scores; -inf leaves out a row or column; get their gradients
-    x_ids, y_ids, ids_mode, exclude, skip_diagonal      which pairs are left out: see the module
+    x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide      which pairs are left out: see the module
     direction : {"row", "column", "both"}
     plan : {"auto", "dense", "recompute", "stash"}
 
@@ -130,7 +136,7 @@ def pair_lse(
     tensor([1.3133, 1.3133])
     """
     factor, x_bias, y_bias, pairs = _checked(
-        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, plan
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide, plan
     )
     check_choice("direction", direction, ("row", "column", "both"))
     row, column, _ = _ops.pair_lse(
@@ -157,6 +163,8 @@ def pair_nll(
     ids_mode: IdsMode = "exclude",
     exclude: CSR | None = None,
     skip_diagonal: bool = False,
+    threshold: Tensor | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
     direction: Literal["row", "column"] = "row",
     plan: PlanName = "auto",
 ) -> Tensor:
@@ -179,7 +187,7 @@ def pair_nll(
     direction : {"row", "column"}      "column" exchanges x and y: target, weight and the loss are (N,)
     plan : {"auto", "dense", "chunked", "recompute", "stash"}
         "chunked", for a reduced loss, makes the gradients in the forward pass
-    scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal      as in :func:`pair_lse`
+    scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide      as :func:`pair_lse`
 
     Returns
     -------
@@ -201,12 +209,15 @@ def pair_nll(
     tensor(4.5399e-05)
     """
     factor, x_bias, y_bias, pairs = _checked(
-        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal or target is None, plan
-    )
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal or target is None, threshold,
+        guide, plan,
+    )  # fmt: skip
     check_choice("link", link, ("lse", "softplus"))
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("direction", direction, ("row", "column"))
     if direction == "column":
+        if threshold is not None:
+            raise ValueError("threshold: belongs to the rows of x; for the columns take pair_lse(direction='column')")
         pairs = transposed(pairs, y.shape[0])
         x, y, x_bias, y_bias = y, x, y_bias, x_bias
     M, N = x.shape[0], y.shape[0]
@@ -246,6 +257,8 @@ def pair_softplus(
     ids_mode: IdsMode = "exclude",
     exclude: CSR | None = None,
     skip_diagonal: bool = False,
+    threshold: Tensor | None = None,
+    guide: tuple[Tensor, Tensor] | None = None,
     plan: PlanName = "auto",
 ) -> Tensor:
     """Sum of softplus(s_ij) = log(1 + exp(s_ij)) over each row's kept pairs.
@@ -256,7 +269,7 @@ def pair_softplus(
     y : Tensor (N, D)
     reduction : {"mean", "sum", "none"}      the sum over all pairs divided by M, this sum, or the row sums (M,)
     plan : {"auto", "dense", "chunked", "recompute"}      "chunked" needs a reduced result
-    scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal      as in :func:`pair_lse`
+    scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide      as :func:`pair_lse`
 
     Returns
     -------
@@ -272,7 +285,7 @@ def pair_softplus(
     loss is made of: Zhai et al. 2023, arXiv:2303.15343.
     """
     factor, x_bias, y_bias, pairs = _checked(
-        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, plan
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide, plan
     )
     check_choice("reduction", reduction, REDUCTIONS)
     share = {"none": None, "sum": 1.0, "mean": 1.0 / max(x.shape[0], 1)}[reduction]
@@ -342,7 +355,8 @@ def merge_topk(a: TopK, b: TopK) -> TopK:
 
 def _checked(
     x: Tensor, y: Tensor, scale: Scale, x_bias: Tensor | None, y_bias: Tensor | None, x_ids: Tensor | None,
-    y_ids: Tensor | None, ids_mode: str, exclude: CSR | None, skip_diagonal: bool, plan: str,
+    y_ids: Tensor | None, ids_mode: str, exclude: CSR | None, skip_diagonal: bool, threshold: Tensor | None,
+    guide: tuple[Tensor, Tensor] | None, plan: str,
 ) -> tuple[Scale, Tensor | None, Tensor | None, Pairs]:  # fmt: skip
     check_matrix("x", x)
     check_like("y", y, "x", x)
@@ -353,9 +367,20 @@ def _checked(
         raise ValueError("ids_mode: 'only' needs x_ids and y_ids, got None")
     M, N = x.shape[0], y.shape[0]
     indptr, indices = as_csr(exclude, M, N, x)
+    limit = as_vector("threshold", threshold, M, x)
+    diagonal = "skip" if skip_diagonal else "keep"
     return (
         as_scalar("scale", scale, x),
         as_vector("x_bias", x_bias, M, x),
         as_vector("y_bias", y_bias, N, x),
-        Pairs(x_ids, y_ids, ids_mode, indptr, indices, "skip" if skip_diagonal else "keep"),
+        Pairs(
+            x_ids,
+            y_ids,
+            ids_mode,
+            indptr,
+            indices,
+            diagonal,
+            None if limit is None else limit.detach(),
+            *as_guide(guide, limit, x, y),
+        ),
     )

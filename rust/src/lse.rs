@@ -157,7 +157,7 @@ pub fn pair_lse<E: Elem>(
     assert_eq!(x.columns, y.columns);
     let (m, n, k) = (x.rows, y.rows, x.words());
     assert!(stash.is_empty() || stash.len() == m * n);
-    let pairs = Pairs::new(pairs, m, n)?;
+    let pairs = Pairs::new(pairs, m, n, threads, isa)?;
     let finish = |wanted: bool, sums: Vec<LogSum>| wanted.then(|| sums.into_iter().map(|s| s.ln() as f32).collect());
     if !(scores_are_finite(&x, &y, scale) && pairs.finite()) {
         let all = |wanted: bool, len| wanted.then(|| vec![f32::NAN; len]);

@@ -1,7 +1,8 @@
 //! Which pairs take part, and the biases of their scores.
 
 use crate::error::{ArgumentError, length};
-use crate::simd::Simd;
+use crate::limits::{GuideArgs, Limits};
+use crate::simd::{Isa, Simd};
 
 /// The score of a pair that is left out. Its exponential is 0, and unlike −∞ it survives a subtraction.
 pub const LEFT_OUT: f32 = -1e30;
@@ -45,6 +46,8 @@ pub struct PairArgs<'a> {
     pub indptr: Option<&'a [i64]>,
     pub indices: Option<&'a [i64]>,
     pub diagonal: Diagonal,
+    pub threshold: Option<&'a [f32]>,
+    pub guide: Option<GuideArgs<'a>>,
 }
 
 /// Checked, and laid out so that strips can read past the last column.
@@ -57,17 +60,21 @@ pub struct Pairs<'a> {
     ids_mode: IdsMode,
     csr: Option<(&'a [i64], &'a [i64])>,
     diagonal: Diagonal,
+    limits: Option<Limits>,
 }
 
 /// Columns past the last that a strip may read.
 const PADDING: usize = 64;
 
 impl<'a> Pairs<'a> {
-    /// The checked arguments of an (m, n) matrix.
+    /// The checked arguments of an (m, n) matrix; a guide is packed for the tiles of `isa`.
     ///
     /// # Errors
     /// Lengths, row pointers and column numbers that do not fit an (m, n) matrix.
-    pub fn new(args: &PairArgs<'a>, m: usize, n: usize) -> Result<Pairs<'a>, ArgumentError> {
+    ///
+    /// # Panics
+    /// When the two sides of a guide differ in their number of columns.
+    pub fn new(args: &PairArgs<'a>, m: usize, n: usize, threads: usize, isa: Isa) -> Result<Pairs<'a>, ArgumentError> {
         let bias = |name, bias: Option<&[f32]>, rows: usize| match bias {
             None => Ok(None),
             Some(b) => length(name, rows, b.len()).map(|()| {
@@ -102,6 +109,7 @@ impl<'a> Pairs<'a> {
             ids_mode: args.ids_mode,
             csr,
             diagonal: args.diagonal,
+            limits: Limits::new(args.threshold, args.guide, (m, n), threads, isa)?,
         })
     }
 
@@ -122,19 +130,20 @@ impl<'a> Pairs<'a> {
         self.y_bias.as_ref().map_or(std::ptr::null(), |b| b[j..].as_ptr())
     }
 
-    /// Overwrite with [`LEFT_OUT`] the scores of left-out pairs in a strip of rows `i0..i0 + rows` and columns `j0..j0 + columns`,
+    /// Overwrite with [`LEFT_OUT`] the scores of left-out pairs in a strip of rows `i0..i0 + MR` and columns `j0..j0 + columns`,
     /// of which those past the last row and column are also left out; and turn the signs of flipped pairs.
     ///
     /// # Safety
-    /// `S` is available; `strip` has `rows` rows of `stride` words, and `columns` is a multiple of `S::W`.
+    /// `S` is available; `strip` has `MR` rows of `stride` words; `i0` is a multiple of `MR`, `j0` and `columns` of a tile's columns.
     #[inline(always)]
-    pub(crate) unsafe fn mask<S: Simd>(
+    pub(crate) unsafe fn mask<S: Simd, const MR: usize>(
         &self,
         strip: *mut f32,
         stride: usize,
-        (i0, rows): (usize, usize),
+        i0: usize,
         (j0, columns): (usize, usize),
     ) {
+        let rows = MR;
         // SAFETY: the caller's promise; ids and biases are padded.
         unsafe {
             let out = S::splat(LEFT_OUT);
@@ -162,6 +171,9 @@ impl<'a> Pairs<'a> {
                         _ => {}
                     }
                 }
+            }
+            if let Some(limits) = &self.limits {
+                limits.apply::<S, MR>(strip, stride, i0, (j0, columns));
             }
             if let Some((indptr, indices)) = self.csr {
                 for r in 0..rows.min(self.m.saturating_sub(i0)) {

@@ -103,8 +103,9 @@ pub fn pair_rank<E: Elem>(
         None if n < m => return Err(ArgumentError::Partner { m, n }),
         None => {}
     }
-    let own = Pairs::new(&PairArgs { x_bias: pairs.x_bias, y_bias: pairs.y_bias, ..PairArgs::default() }, m, n)?;
-    let pairs = Pairs::new(pairs, m, n)?;
+    let all = PairArgs { x_bias: pairs.x_bias, y_bias: pairs.y_bias, ..PairArgs::default() };
+    let own = Pairs::new(&all, m, n, threads, isa)?;
+    let pairs = Pairs::new(pairs, m, n, threads, isa)?;
     if !(scores_are_finite(&x, &y, scale) && pairs.finite() && target.is_none_or(|t| t.iter().all(|t| !t.is_nan()))) {
         return Err(ArgumentError::Value("x, y, biases, scale, target: wanted finite values and scores".into()));
     }

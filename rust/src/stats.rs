@@ -182,7 +182,7 @@ pub fn pair_stats<E: Elem>(
     if !(bank.finite() && y.finite() && betas.iter().all(|b| b.is_finite())) {
         return Err(ArgumentError::Value("bank, y, betas: wanted finite values".into()));
     }
-    let pairs = Pairs::new(&PairArgs::default(), rows, n)?;
+    let pairs = Pairs::new(&PairArgs::default(), rows, n, threads, isa)?;
     let scoring = Scoring { words, unit: 1.0, pairs: &pairs };
     let (_, nr) = tile_shape(isa);
     let width = PACKED_COLUMNS.min(n);

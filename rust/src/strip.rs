@@ -34,7 +34,7 @@ pub struct Stash {
 
 impl Scoring<'_> {
     /// Scores of rows `i0..i0 + MR` (packed in `a`) and columns `j0..j0 + columns` (packed in `b`) into `strip`;
-    /// columns are rounded up to whole tiles, everything past the last row or column is left out.
+    /// `i0` is a multiple of `MR`, and `j0` of a tile's columns. Columns are rounded up to whole tiles, everything past the last row or column is left out.
     /// Returns the largest and the smallest score, taken before pairs were left out.
     ///
     /// # Safety
@@ -69,7 +69,7 @@ impl Scoring<'_> {
                 }
                 c += nr;
             }
-            self.pairs.mask::<S>(strip, stride, (i0, MR), (j0, columns));
+            self.pairs.mask::<S, MR>(strip, stride, i0, (j0, columns));
             (S::max_lane(high), S::min_lane(low))
         }
     }

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use simtile_core::grad::{Loss, NllOut, Wanted, pair_grad};
+use simtile_core::limits::GuideArgs;
 use simtile_core::lse::pair_lse;
 use simtile_core::pairs::{Diagonal, IdsMode, PairArgs};
 use simtile_core::rank::pair_rank;
@@ -57,6 +58,16 @@ fn scores<E: Elem>(x: Matrix<E>, y: Matrix<E>, scale: f32, pairs: &PairArgs) -> 
                         .indptr
                         .zip(pairs.indices)
                         .is_some_and(|(p, c)| c[p[i] as usize..p[i + 1] as usize].contains(&(j as i64)));
+                    let guide: Option<f64> = match pairs.guide {
+                        Some(GuideArgs::F32(x, y)) => {
+                            Some(x.row(i).iter().zip(y.row(j)).map(|(a, b)| f64::from(a * b)).sum())
+                        }
+                        Some(GuideArgs::Bf16(x, y)) => {
+                            Some(x.row(i).iter().zip(y.row(j)).map(|(a, b)| f64::from(a.to_f32() * b.to_f32())).sum())
+                        }
+                        None => None,
+                    };
+                    out |= pairs.threshold.is_some_and(|t| guide.unwrap_or(s) > f64::from(t[i]));
                     let flip = (pairs.diagonal == Diagonal::Flip && i == j)
                         || (pairs.ids_mode == IdsMode::Flip && same == Some(true));
                     let sign = if flip { -1.0 } else { 1.0 };
@@ -95,7 +106,14 @@ struct Arguments {
     y_ids: Vec<i64>,
     indptr: Vec<i64>,
     indices: Vec<i64>,
+    /// Small integers, so that no rounding decides what is above half of one.
+    guide: [Vec<f32>; 2],
+    bf16_guide: [Vec<Bf16>; 2],
+    threshold: Vec<f32>,
 }
+
+/// Columns of the guide: an odd number, for bfloat16.
+const GUIDE: usize = 5;
 
 impl Arguments {
     fn new(rng: &mut Rng, m: usize, n: usize) -> Arguments {
@@ -105,7 +123,12 @@ impl Arguments {
             indices.extend((0..n as i64).filter(|_| rng.next() > 0.8));
             indptr.push(indices.len() as i64);
         }
+        let mut guide = |rows| (0..rows * GUIDE).map(|_| (rng.next() * 2.0).trunc()).collect::<Vec<f32>>();
+        let guide = [guide(m), guide(n)];
         Arguments {
+            bf16_guide: guide.each_ref().map(|g| g.iter().map(|&v| Bf16::from_f32(v)).collect()),
+            guide,
+            threshold: vec![0.5; m],
             x_bias: rng.vector(m),
             y_bias: rng.vector(n),
             x_ids: ids(rng, m),
@@ -115,10 +138,19 @@ impl Arguments {
         }
     }
 
-    /// Bits of `which`: biases, ids, exclusions, diagonal; from 16 on ids are the only kept pairs.
+    /// Bits of `which`: biases, ids, exclusions, diagonal, ids are the only kept pairs, a guide in float32, one in bfloat16.
     fn pairs(&self, which: usize, flip: bool) -> PairArgs<'_> {
         let on = |bit: usize| which & bit > 0;
-        let ids_mode = [IdsMode::Exclude, IdsMode::Only][which / 16];
+        let ids_mode = [IdsMode::Exclude, IdsMode::Only][which / 16 % 2];
+        let (m, n) = (self.x_bias.len(), self.y_bias.len());
+        let guide = match which / 32 {
+            0 => None,
+            1 => Some(GuideArgs::F32(Matrix::new(&self.guide[0], m, GUIDE), Matrix::new(&self.guide[1], n, GUIDE))),
+            _ => Some(GuideArgs::Bf16(
+                Matrix::new(&self.bf16_guide[0], m, GUIDE),
+                Matrix::new(&self.bf16_guide[1], n, GUIDE),
+            )),
+        };
         PairArgs {
             x_bias: on(1).then_some(&self.x_bias[..]),
             y_bias: on(1).then_some(&self.y_bias[..]),
@@ -134,6 +166,8 @@ impl Arguments {
             } else {
                 Diagonal::Skip
             },
+            threshold: guide.is_some().then_some(&self.threshold[..]),
+            guide,
         }
     }
 }
@@ -290,7 +324,7 @@ pub fn every_op(threads: usize) {
         for (u, shape) in SHAPES.into_iter().enumerate() {
             let threads = if u % 2 == 0 { 1 } else { threads };
             for scale in [1.0, 20.0, 333.0] {
-                for which in [0, 15, 2 + 16, 8 + u % 8] {
+                for which in [0, 15, 2 + 16, 8 + u % 8, 32, 64 + 8] {
                     check::<f32>(isa, shape, scale, which, threads);
                     check::<Bf16>(isa, shape, scale, which, threads);
                 }
@@ -396,6 +430,37 @@ fn large_scores_lose_no_more_than_their_own_rounding() {
 }
 
 #[test]
+fn without_a_guide_the_own_score_is_compared() {
+    for isa in isas() {
+        for (m, n, d) in [(1, 1, 1), (25, 33, 31), (50, 400, 7)] {
+            let mut rng = Rng(5);
+            let (xs, ys, bias) = (rng.rows::<f32>(m, d), rng.rows::<f32>(n, d), rng.vector(m));
+            let (x, y) = (Matrix::new(&xs, m, d), Matrix::new(&ys, n, d));
+            let all = PairArgs { x_bias: Some(&bias), ..PairArgs::default() };
+            // Halfway between two neighbours, where no rounding decides.
+            let threshold: Vec<f32> = scores(x, y, 3.0, &all)
+                .into_iter()
+                .map(|row| {
+                    let mut row: Vec<f64> = row.into_iter().map(|p| p.0).collect();
+                    row.sort_by(f64::total_cmp);
+                    let gap = |&i: &usize| row[i + 1] - row[i];
+                    (0..n - 1)
+                        .max_by(|a, b| gap(a).total_cmp(&gap(b)))
+                        .map_or(9.0, |i| (row[i] + row[i + 1]) as f32 / 2.0)
+                })
+                .collect();
+            let pairs = PairArgs { threshold: Some(&threshold), ..all };
+            let s = scores(x, y, 3.0, &pairs);
+            let out = pair_lse(x, y, 3.0, &pairs, (true, true), &mut [], 2, isa).unwrap();
+            let row: Vec<f64> = s.iter().map(|r| lse(r.iter().map(|p| p.0))).collect();
+            let column: Vec<f64> = (0..n).map(|j| lse(s.iter().map(|r| r[j].0))).collect();
+            close("row", &out.row.unwrap(), &row, |_| 1e-5);
+            close("column", &out.column.unwrap(), &column, |_| 1e-5);
+        }
+    }
+}
+
+#[test]
 fn empty_sides_give_empty_reductions() {
     let (isa, pairs) = (Isa::best(), PairArgs::default());
     let ys = vec![1f32; 12];
@@ -424,6 +489,16 @@ fn arguments_that_do_not_fit_are_named() {
     assert!(matches!(lse(csr(&[0, 2, 1, 2], &[0, 1])), ArgumentError::Indptr(2)));
     assert!(matches!(lse(csr(&[0, 1, 1, 1], &[3])), ArgumentError::Indices(3)));
     assert!(matches!(lse(csr(&[0, 2, 2, 2], &[1, 0])), ArgumentError::Indices(3)));
+    let guide = Some(GuideArgs::F32(x, Matrix::new(&xs[..4], 2, 2)));
+    assert!(matches!(lse(PairArgs { guide, ..args }), ArgumentError::Pair("threshold, guide")));
+    assert!(matches!(
+        lse(PairArgs { guide, threshold: Some(&[0.0; 3]), ..args }),
+        ArgumentError::Length { name: "guide_y", wanted: 3, got: 2 }
+    ));
+    assert!(matches!(
+        lse(PairArgs { threshold: Some(&[0.0]), ..args }),
+        ArgumentError::Length { name: "threshold", .. }
+    ));
     assert_eq!(Isa::named(Some("mmx")), Err(ArgumentError::Isa("mmx".into())));
 }
 
@@ -431,7 +506,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, rng_seed: proptest::test_runner::RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
-    fn any_shape_and_any_pairs(m in 1usize..60, n in 1usize..60, d in 1usize..40, which in 0usize..32, scale in prop_oneof![Just(0.1f32), Just(30.0), Just(300.0)]) {
+    fn any_shape_and_any_pairs(m in 1usize..60, n in 1usize..60, d in 1usize..40, which in 0usize..96, scale in prop_oneof![Just(0.1f32), Just(30.0), Just(300.0)]) {
         for isa in isas() {
             check::<f32>(isa, (m, n, d), scale, which, 2);
             check::<Bf16>(isa, (m, n, d), scale, which, 1);

@@ -32,7 +32,7 @@ SHAPES = [
     pytest.param(1, 1, 1, id="one-pair"),
 ]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-RULES = ["none", "ids", "only", "lists", "diagonal", "bias", "everything"]
+RULES = ["none", "ids", "only", "lists", "diagonal", "bias", "guide", "everything"]
 # Every rule in float32; in 16 bits all of them at once, as types and rules do not meet in the engine.
 CASES = [(rule, torch.float32) for rule in RULES] + [("everything", torch.bfloat16), ("everything", torch.float16)]
 cases = pytest.mark.parametrize(("rule", "dtype"), CASES, ids=[f"{rule}-{dtype}" for rule, dtype in CASES])
@@ -61,7 +61,12 @@ class Given:
             exclude = (indptr, torch.from_numpy(rng.integers(0, N, int(counts.sum()))))
         mode = "flip" if flip else "only" if rule == "only" else "exclude"
         diagonal = "keep" if rule not in ("diagonal", "everything") else "flip" if flip else "skip"
-        self.pairs = Pairs(x_ids, y_ids, mode, *as_csr(exclude, M, N, self.x), diagonal)
+        limit: tuple[Tensor, Tensor, Tensor] | tuple[()] = ()
+        if rule in ("guide", "everything"):
+            # Small integers: no rounding decides what is above a half.
+            features = (torch.from_numpy(rng.integers(-1, 2, (rows, 5))).to(dtype) for rows in (M, N))
+            limit = (torch.full((M,), 0.5), *features)
+        self.pairs = Pairs(x_ids, y_ids, mode, *as_csr(exclude, M, N, self.x), diagonal, *limit)
         options: PairOptions = {"scale": self.scale, "skip_diagonal": diagonal == "skip"}
         if flip:
             options |= {"flip_diagonal": diagonal == "flip"}
@@ -69,6 +74,8 @@ class Given:
             options |= {"x_ids": x_ids, "y_ids": y_ids, "ids_mode": mode}
         if exclude is not None:
             options |= {"exclude": exclude}
+        if limit:
+            options |= {"threshold": limit[0], "guide": limit[1:]}
         if biased:
             options |= {"x_bias": self.biases[0], "y_bias": self.biases[1]}
         self.job = Job(self.x, self.y, dict(options))
@@ -318,7 +325,7 @@ def test_opcheck_of_the_operators_on_the_kernels() -> None:
     """What operators return has the strides, types and shapes that their fake twins promise, and aliases nothing."""
     x, y = (torch.randn(rows, 8).bfloat16().requires_grad_() for rows in (10, 7))
     scale, bias = torch.tensor(0.7, requires_grad=True), torch.randn(10, requires_grad=True)
-    pairs = (torch.arange(10) % 3, torch.arange(7) % 3, None, None, "exclude", "skip")
+    pairs = (torch.arange(10) % 3, torch.arange(7) % 3, *[None] * 5, "exclude", "skip")
     ops, want = torch.ops.simtile, (True, True, True, True, False)
     for plan in ("recompute", "stash"):
         opcheck(ops.pair_lse.default, (x, y, scale, bias, None, *pairs, True, True, True, plan))

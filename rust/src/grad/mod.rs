@@ -176,7 +176,7 @@ pub fn pair_grad<E: Elem>(
     assert_eq!(x.columns, y.columns);
     let (m, n, d) = (x.rows, y.rows, x.columns);
     check(m, n, d, &loss, diagonal_grad, &wanted)?;
-    let pairs = Pairs::new(pairs, m, n)?;
+    let pairs = Pairs::new(pairs, m, n, threads, isa)?;
     if !(scores_are_finite(&x, &y, scale) && pairs.finite()) {
         fill(&mut loss, &mut wanted, f32::NAN);
         return Ok(f64::NAN);

@@ -1,6 +1,7 @@
 //! Arguments that come from Python: arrays without a copy, typed errors, and the keywords that every function shares.
 
-use crate::error::ArgumentError;
+use crate::error::{ArgumentError, length};
+use crate::limits::GuideArgs;
 use crate::pairs::{Diagonal, IdsMode, PairArgs};
 use crate::simd::Isa;
 use crate::tile::{Bf16, Elem, Matrix};
@@ -94,6 +95,9 @@ pub(super) struct Common<'py> {
     pub(super) indptr: Row<'py, i64>,
     pub(super) indices: Row<'py, i64>,
     pub(super) diagonal: Diagonal,
+    pub(super) threshold: Row<'py, f32>,
+    pub(super) guide_x: Option<AnyMatrix<'py>>,
+    pub(super) guide_y: Option<AnyMatrix<'py>>,
     pub(super) workspace: usize,
     pub(super) threads: usize,
     pub(super) isa: Isa,
@@ -110,6 +114,9 @@ impl<'py> Common<'py> {
             indptr: None,
             indices: None,
             diagonal: Diagonal::Keep,
+            threshold: None,
+            guide_x: None,
+            guide_y: None,
             workspace: WORKSPACE,
             threads: 1,
             isa: Isa::best(),
@@ -139,6 +146,10 @@ impl<'py> Common<'py> {
                         got => return Err(choice("diagonal", "keep, skip, flip", got)),
                     }
                 }
+                "threshold" => common.threshold = row(&key, &value)?,
+                "guide_x" if !value.is_none() => common.guide_x = Some(matrix(&key, &value)?),
+                "guide_y" if !value.is_none() => common.guide_y = Some(matrix(&key, &value)?),
+                "guide_x" | "guide_y" => {}
                 "workspace_bytes" => common.workspace = value.extract()?,
                 "num_threads" => {
                     common.threads = value.extract()?;
@@ -166,7 +177,27 @@ impl<'py> Common<'py> {
             indptr: slice("indptr", &self.indptr)?,
             indices: slice("indices", &self.indices)?,
             diagonal: self.diagonal,
+            threshold: slice("threshold", &self.threshold)?,
+            guide: self.guide()?,
         })
+    }
+
+    fn guide(&self) -> PyResult<Option<GuideArgs<'_>>> {
+        Ok(Some(match (&self.guide_x, &self.guide_y) {
+            (None, None) => return Ok(None),
+            (Some(AnyMatrix::F32(x)), Some(AnyMatrix::F32(y))) => {
+                let (x, y) = (f32::view(x), f32::view(y));
+                length("columns of guide_y", x.columns, y.columns)?;
+                GuideArgs::F32(x, y)
+            }
+            (Some(AnyMatrix::Bf16(x)), Some(AnyMatrix::Bf16(y))) => {
+                let (x, y) = (Bf16::view(x), Bf16::view(y));
+                length("columns of guide_y", x.columns, y.columns)?;
+                GuideArgs::Bf16(x, y)
+            }
+            (Some(_), Some(_)) => return Err(PyTypeError::new_err("guide_x, guide_y: wanted the same dtype")),
+            _ => return Err(ArgumentError::Pair("guide_x, guide_y").into()),
+        }))
     }
 }
 

@@ -47,8 +47,10 @@ pub(super) fn pair_topk<'py>(
     if pairs.x_bias.or(pairs.y_bias).is_some()
         || pairs.x_ids.or(pairs.y_ids).is_some()
         || common.ids_mode != IdsMode::Exclude
+        || pairs.threshold.is_some()
+        || pairs.guide.is_some()
     {
-        return Err(PyTypeError::new_err("pair_topk: takes no x_bias, x_ids, y_ids, ids_mode"));
+        return Err(PyTypeError::new_err("pair_topk: takes no x_bias, x_ids, y_ids, ids_mode, threshold, guide"));
     }
     let args = TopkArgs {
         y_scale: slice("y_scale", &y_scale)?,

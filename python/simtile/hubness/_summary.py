@@ -1,0 +1,218 @@
+"""What a bank says of a gallery, in one pass, such that parts of the bank and parts of the gallery can be put together.
+
+Blocks of the bank have a fixed size and are merged in their order, so that the bits depend neither on the number of
+threads nor on which process computed which block (:mod:`simtile.hubness.executors`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simtile import _core
+from simtile.kernels.reference import Stats, TopK, merge_stats, merge_topk
+from simtile.search import ExactIndex
+
+Rows: TypeAlias = NDArray[np.float32]
+Metric: TypeAlias = Literal["cosine", "ip"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+Executor: TypeAlias = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
+"""(function, tuples of arguments) -> results, in order."""
+
+BANK_BLOCK = 9216
+"""Rows that the engine packs at a time."""
+GALLERY_BLOCK = 8192
+"""Bounds the copies made for unit length and bfloat16."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How scores are computed; no field but ``metric`` and ``precision`` changes a result."""
+
+    metric: Metric
+    precision: Precision = "float32"
+    num_threads: int = 1
+    executor: Executor | None = None
+
+    def map(self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """One after another (each uses all threads), or as the executor likes."""
+        return [function(*job) for job in jobs] if self.executor is None else self.executor(function, jobs)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a pass collects."""
+
+    betas: tuple[float, ...] = ()
+    depth: int = 0
+    activation_k: int = 0
+    neighbours: int = 0
+    statistics: bool = True
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A bank of ``stats.count`` rows against a gallery of N items."""
+
+    stats: Stats
+    activation: TopK | None = None
+    """(B, activation_k) each bank row's best items."""
+    neighbours: TopK | None = None
+    """(N, k) each item's nearest bank rows, negated squared distances."""
+
+
+def prepare(rows: Rows, metric: Metric) -> Rows:
+    """Rows of unit length for the cosine, zero rows staying zero."""
+    if metric == "ip":
+        return rows
+    norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return np.asarray(rows / np.maximum(norms, np.float32(1e-12)), np.float32)
+
+
+def bfloat16_bits(rows: Rows) -> NDArray[np.uint16]:
+    """Rounded to the nearest, ties to even."""
+    bits = rows.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _operand(rows: Rows, precision: Precision) -> NDArray[Any]:
+    return bfloat16_bits(rows) if precision == "bfloat16" else np.ascontiguousarray(rows)
+
+
+def block_stats(
+    bank: Rows, gallery: Rows, betas: tuple[float, ...], depth: int, how: tuple[Metric, Precision, int]
+) -> Stats:
+    """Statistics of one block of a bank for the whole gallery."""
+    metric, precision, threads = how
+    left, center = prepare(bank, metric), None
+    if precision == "bfloat16":
+        # All scores of an item share <mean, g>, which is left out of what is rounded.
+        center = left.mean(axis=0, dtype=np.float64)
+        left = (left - center).astype(np.float32)
+    parts = []
+    for j in range(0, max(len(gallery), 1), GALLERY_BLOCK):
+        right = prepare(gallery[j : j + GALLERY_BLOCK], metric)
+        x, y = (_operand(rows, precision) for rows in (left, right))
+        lse, mean, var, top = _core.pair_stats(x, y, betas, depth, num_threads=threads)
+        shift = np.zeros(len(right)) if center is None else right @ center
+        parts.append((lse + np.multiply.outer(betas, shift), mean + shift, var, top + shift))
+    lse, mean, var, top = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+    return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top.astype(np.float64))
+
+
+def blocks(bank: Iterable[Rows]) -> list[Rows]:
+    """Views of at most ``BANK_BLOCK`` rows."""
+    return [part[i : i + BANK_BLOCK] for part in bank for i in range(0, len(part), BANK_BLOCK)]
+
+
+def summarise(bank: Sequence[Rows], gallery: Rows, need: Need, how: How) -> Summary:
+    """One pass over the bank (given in parts), and one more where lists of neighbours or activations are wanted."""
+    parts = blocks(bank)
+    count = sum(map(len, parts))
+    if need.statistics:
+        arguments = (need.betas, need.depth, (how.metric, how.precision, how.num_threads))
+        stats = functools.reduce(merge_stats, how.map(block_stats, [(part, gallery, *arguments) for part in parts]))
+    else:
+        zeros = np.zeros(len(gallery))
+        stats = Stats((), (), count, np.empty((0, len(gallery))), zeros, zeros, np.empty((0, len(gallery))))
+    activation = neighbours = None
+    if need.activation_k:
+        index = ExactIndex(gallery, metric=how.metric)
+        found = [index.search(part, need.activation_k, num_threads=how.num_threads) for part in parts]
+        activation = TopK(*(np.concatenate(part) for part in zip(*found, strict=True)))
+    if need.neighbours:
+        lists = [nearest(part, gallery, need.neighbours, how) for part in parts]
+        starts = np.cumsum([0, *map(len, parts)])
+        neighbours = functools.reduce(merge_topk, [_shift(t, int(n)) for t, n in zip(lists, starts, strict=False)])
+    return Summary(stats, activation, neighbours)
+
+
+def nearest(bank: Rows, gallery: Rows, k: int, how: How) -> TopK:
+    """(N, k) the bank rows nearest to each item by Euclidean distance."""
+    index = ExactIndex(prepare(bank, how.metric), metric="l2")
+    parts = [
+        index.search(prepare(gallery[j : j + GALLERY_BLOCK], how.metric), k, num_threads=how.num_threads)
+        for j in range(0, max(len(gallery), 1), GALLERY_BLOCK)
+    ]
+    distances, ids = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return TopK(-distances.astype(np.float64), ids)
+
+
+def _shift(lists: TopK, by: int) -> TopK:
+    return TopK(lists.scores, np.where(lists.ids < 0, -1, lists.ids + by))
+
+
+def _stacked(a: TopK, b: TopK) -> TopK:
+    return TopK(np.concatenate([a.scores, b.scores]), np.concatenate([a.ids, b.ids]))
+
+
+def more_bank(a: Summary, b: Summary) -> Summary:
+    """Of the rows of a bank and further rows, for the same gallery."""
+    activation, neighbours = a.activation, a.neighbours
+    if activation is not None and b.activation is not None:
+        activation = _stacked(activation, b.activation)
+    if neighbours is not None and b.neighbours is not None:
+        neighbours = merge_topk(neighbours, _shift(b.neighbours, a.stats.count))
+    return Summary(merge_stats(a.stats, b.stats), activation, neighbours)
+
+
+def more_items(a: Summary, b: Summary) -> Summary:
+    """Of a gallery and further items, for the same bank."""
+    first = len(a.stats.mean)
+    activation, neighbours = a.activation, a.neighbours
+    if activation is not None and b.activation is not None:
+        activation = merge_topk(activation, _shift(b.activation, first))
+    if neighbours is not None and b.neighbours is not None:
+        neighbours = _stacked(neighbours, b.neighbours)
+    stats = _per_item(a.stats, lambda name, value: np.concatenate([value, getattr(b.stats, name)], axis=-1))
+    return Summary(stats, activation, neighbours)
+
+
+def fewer_items(a: Summary, keep: NDArray[np.bool_], bank: Sequence[Rows], gallery: Rows, how: How) -> Summary:
+    """Of the items where ``keep`` holds (``gallery``). A bank row that loses one of its best items searches again."""
+    activation, neighbours = a.activation, a.neighbours
+    if activation is not None:
+        lost = ~np.where(activation.ids >= 0, keep[activation.ids], True).all(axis=1)
+        number = np.cumsum(keep) - 1
+        ids = np.where(activation.ids >= 0, number[activation.ids], -1)
+        scores = activation.scores.copy()
+        if lost.any():
+            rows = np.concatenate(bank)[lost]
+            index = ExactIndex(gallery, metric=how.metric)
+            scores[lost], ids[lost] = index.search(rows, ids.shape[1], num_threads=how.num_threads)
+        activation = TopK(scores, ids)
+    if neighbours is not None:
+        neighbours = TopK(neighbours.scores[keep], neighbours.ids[keep])
+    return Summary(_per_item(a.stats, lambda _, value: value[..., keep]), activation, neighbours)
+
+
+def _per_item(stats: Stats, change: Callable[[str, Any], Any]) -> Stats:
+    return replace(stats, **{name: change(name, getattr(stats, name)) for name in ("lse", "mean", "var", "top")})
+
+
+def potentials(bank: Sequence[Rows], gallery: Rows, tau: float, iterations: int, how: How) -> NDArray[np.float64]:
+    """(N,) Sinkhorn's log potentials of the items after so many rounds, two passes each; see the reference."""
+    parts = [np.ascontiguousarray(prepare(part, how.metric)) for part in blocks(bank)]
+    items = np.ascontiguousarray(prepare(gallery, how.metric))
+    u = [np.zeros(len(part), np.float32) for part in parts]
+    v = np.zeros(len(items))
+    for round_ in range(iterations):
+        columns = [
+            _core.pair_lse(
+                part, items, 1 / tau, x_bias=bias, want_row=False, want_column=True, num_threads=how.num_threads
+            )[1]
+            for part, bias in zip(parts, u, strict=True)
+        ]
+        v = -functools.reduce(np.logaddexp, [np.asarray(c, np.float64) for c in columns])
+        if round_ + 1 == iterations:
+            break  # the bank's own potentials would serve the next round only
+        for i, part in enumerate(parts):
+            row = _core.pair_lse(part, items, 1 / tau, y_bias=v.astype(np.float32), num_threads=how.num_threads)[0]
+            assert row is not None
+            u[i] = -row
+    return v

@@ -2,6 +2,7 @@
 
     simtile.functional   the operations and losses on torch tensors      pip install "simtile[torch]"
     simtile.losses       the losses as torch modules                     pip install "simtile[torch]"
+    simtile.targets      target weights that factorise, for new losses   pip install "simtile[torch]"
     simtile.search       exact nearest neighbours, numpy or torch        numpy is enough
     simtile.hubness      hubness: measured, corrected, exported          numpy is enough
     simtile.explain      which plan a job takes, why, and its memory     pip install "simtile[torch]"
@@ -18,14 +19,14 @@ from typing import TYPE_CHECKING
 from simtile._extras import missing_extra
 
 if TYPE_CHECKING:
-    from simtile import functional, hubness, integrations, losses, search
+    from simtile import functional, hubness, integrations, losses, search, targets
     from simtile.functional import explain
     from simtile.integrations import patch, unpatch
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "explain", "functional", "hubness", "integrations", "losses", "patch", "search", "unpatch"]
+__all__ = ["__version__", "explain", "functional", "hubness", "integrations", "losses", "patch", "search", "targets", "unpatch"]
 
-_SUBMODULES = frozenset({"functional", "hubness", "integrations", "losses", "search"})
+_SUBMODULES = frozenset({"functional", "hubness", "integrations", "losses", "search", "targets"})
 _MODULE_OF = {"explain": "simtile.functional", "patch": "simtile.integrations", "unpatch": "simtile.integrations"}
 
 

@@ -25,14 +25,13 @@ from simtile._pairs import (
     check_choice,
     check_like,
     check_matrix,
-    loss_dtype,
     traced,
 )
 from simtile._plan import PLANS, choose
 from simtile._pool import LOCAL, Pool, pool_of
 from simtile._reductions import REDUCTIONS, reduced, row_weights, without_padding
-from simtile._smoothing import candidate_mean
 from simtile.kernels.reference_torch import logsumexp, merge_lse, softplus
+from simtile.targets import candidate_mean, row_dot
 
 if TYPE_CHECKING:
     from simtile.functional import PlanName, ProcessGroup, Reduction
@@ -185,7 +184,7 @@ def _fused(batch: _Batch, weight: Tensor | None, plan: str) -> Tensor:
             query, key, scale, None, None, pairs, target=None, weight=weight, link="softplus", plan=plan
         )
 
-    own = _row_dot(query, batch.positive_keys()) * scale
+    own = row_dot(query, batch.positive_keys()) * scale
     target, rest = None, None
     if batch.row_negatives is not None:
         private = _private_scores(batch)
@@ -306,16 +305,10 @@ def _other_pairs(batch: _Batch, key_ids: Tensor | None) -> Pairs:
     return Pairs(batch.query_ids, key_ids, indptr=indptr, indices=batch.targets)
 
 
-def _row_dot(x: Tensor, y: Tensor) -> Tensor:
-    """(M,) <x_i, y_i>."""
-    dtype = loss_dtype(x)
-    return (x.to(dtype) * y.to(dtype)).sum(-1)
-
-
 def _private_scores(batch: _Batch) -> Tensor:
     """(M, K') the scores of each query's private negatives."""
     assert batch.row_negatives is not None
-    return _row_dot(batch.query.unsqueeze(1), batch.row_negatives) * batch.scale
+    return row_dot(batch.query.unsqueeze(1), batch.row_negatives) * batch.scale
 
 
 def _mean_over_keys(batch: _Batch, own: Tensor, pool: Pool) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from simtile import _ops
@@ -35,6 +36,10 @@ class Pool(Protocol):
 
     def reduced(self, loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
         """Σ w·loss / Σ w or Σ w·loss over the pool, or w·loss of this process's rows."""
+        ...
+
+    def new_ids(self, rows: int, like: Tensor) -> Tensor:
+        """(rows,) int64 ids that nothing else in the pool has, on the device of ``like``."""
         ...
 
     def row_sum(self, y: Tensor) -> tuple[Tensor, Tensor | int]:
@@ -69,6 +74,10 @@ class LocalPool:
     def reduced(self, loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
         """As :class:`Pool`."""
         return reduced(loss, weight, reduction)
+
+    def new_ids(self, rows: int, like: Tensor) -> Tensor:
+        """As :class:`Pool`."""
+        return torch.arange(rows, device=like.device)
 
     def row_sum(self, y: Tensor) -> tuple[Tensor, int]:
         """As :class:`Pool`."""

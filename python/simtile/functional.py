@@ -34,6 +34,11 @@ except ModuleNotFoundError as error:
 from simtile import _library as _library, _ops
 from simtile._in_batch import in_batch_accuracy, in_batch_rank
 from simtile._info_nce import info_nce
+from simtile._losses.cwcl import cwcl
+from simtile._losses.filtered import filtered_info_nce
+from simtile._losses.nt_xent import nt_xent
+from simtile._losses.sup_con import sup_con
+from simtile._nll import nll
 from simtile._pairs import (
     Pairs,
     Scale,
@@ -49,10 +54,10 @@ from simtile._pairs import (
 )
 from simtile._plan import PLANS, Plan, choose, explain
 from simtile._reduce import pair_reduce
-from simtile._reductions import REDUCTIONS, reduced, row_weights, without_padding
+from simtile._reductions import REDUCTIONS
 from simtile._sigmoid_loss import sigmoid_loss
 from simtile._topk import TopK, topk
-from simtile.kernels.reference_torch import merge_lse, softplus
+from simtile.kernels.reference_torch import merge_lse
 
 if TYPE_CHECKING:
     from torch import distributed as dist
@@ -63,18 +68,22 @@ if TYPE_CHECKING:
 __all__ = [
     "Plan",
     "TopK",
+    "cwcl",
     "explain",
+    "filtered_info_nce",
     "in_batch_accuracy",
     "in_batch_rank",
     "info_nce",
     "merge_lse",
     "merge_topk",
+    "nt_xent",
     "pair_lse",
     "pair_nll",
     "pair_reduce",
     "pair_softplus",
     "pair_topk",
     "sigmoid_loss",
+    "sup_con",
 ]
 
 Direction: TypeAlias = Literal["row", "column", "both"]
@@ -225,23 +234,9 @@ def pair_nll(
         raise ValueError(f"target: None takes each pair's own partner, which {M} rows do not have among {N}")
     target = as_vector("target", target, M, x)
     weight = as_vector("weight", weight, M, x)
-    if weight is not None:
-        weight = weight.detach()
-        x = without_padding(x, weight)
-    chosen = choose(x, y, factor, one_sided=reduction != "none", plan=plan)
-    if reduction != "none" and chosen in ("dense", "chunked"):
-        weight = row_weights(x, weight, reduction)
-        return _ops.pair_nll(x, y, factor, x_bias, y_bias, pairs, target=target, weight=weight, link=link, plan=chosen)
-    own = target is None
-    row, _, scores = _ops.pair_lse(
-        x, y, factor, x_bias, y_bias, pairs, row=True, column=False, positive=own, plan=chosen
+    return nll(
+        x, y, factor, x_bias, y_bias, pairs, target=target, weight=weight, link=link, reduction=reduction, plan=plan
     )
-    right = scores if own else target
-    assert row is not None and right is not None
-    empty = torch.isneginf(row)
-    z = row.masked_fill(empty, 0.0) - right
-    loss = softplus(z) if link == "softplus" else z
-    return reduced(loss.masked_fill(empty, 0.0), weight, reduction)
 
 
 def pair_softplus(

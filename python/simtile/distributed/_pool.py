@@ -90,6 +90,10 @@ class JoinedPool:
         total, joined = sum_over_ranks(self.ranks, torch.stack([reduced(loss, weight, "sum"), count])).unbind()
         return total / joined.masked_fill(joined == 0, 1.0) if reduction == "mean" else total
 
+    def new_ids(self, rows: int, like: Tensor) -> Tensor:
+        """As :class:`simtile._pool.Pool`."""
+        return torch.arange(rows, device=like.device) + (self.ranks.rank << 40)
+
     def row_sum(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """As :class:`simtile._pool.Pool`."""
         total = y.to(loss_dtype(y)).sum(0)

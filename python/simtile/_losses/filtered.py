@@ -1,0 +1,130 @@
+"""InfoNCE whose too similar candidates are not counted as negatives, over one to four blocks of scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from torch import Tensor
+
+from simtile._losses.batch import checked_batch
+from simtile._normalize import unit
+from simtile._pairs import Pairs, Scale, check_choice, check_like, check_matrix
+from simtile.kernels.reference_torch import merge_lse, softplus
+from simtile.targets import row_dot
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from simtile.functional import PlanName, ProcessGroup, Reduction
+
+Block: TypeAlias = Literal["query_key", "query_query", "key_query", "key_key"]
+MarginStrategy: TypeAlias = Literal["absolute", "relative"]
+BLOCKS: tuple[Block, ...] = ("query_key", "query_query", "key_query", "key_key")
+
+
+def filtered_info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    guide: tuple[Tensor, Tensor] | None = None,
+    margin: float | None = 0.0,
+    margin_strategy: MarginStrategy = "absolute",
+    blocks: Sequence[Block] = ("query_key",),
+    temperature: Scale = 0.05,
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    plan: PlanName = "auto",
+    process_group: ProcessGroup = None,
+) -> Tensor:
+    """InfoNCE without false negatives: a candidate about as similar as the positive is not pushed away.
+
+    loss_i = log(1 + exp(L_i - s_i)), L_i the log-sum-exp over the kept candidates of all blocks. With g the cosines of
+    the guide, or of the embeddings themselves, a candidate j is left out where g_ij > g_ii - margin ("absolute") or
+    g_ij > g_ii - margin·|g_ii| ("relative"). The threshold is a constant; the own pair always stays.
+
+    Parameters
+    ----------
+    query : Tensor (M, D)      row i is paired with row i of ``key``
+    key : Tensor (N, D), N >= M      rows M..N-1 serve as extra negatives
+    guide : (Tensor (M, E), Tensor (N, E))      frozen features of queries and keys whose cosines decide, as in
+        GISTEmbed; None: the embeddings decide themselves
+    margin : float or None      0 as in GISTEmbed; -0.1 without a guide is Qwen3-Embedding's filter; None: no filter
+    margin_strategy : {"absolute", "relative"}
+    blocks : of {"query_key", "query_query", "key_query", "key_key"}      what L_i runs over, besides keys: the other
+        queries, the queries that key i sees, and the other keys; "query_key" is always among them. The first, second
+        and fourth are GISTEmbed's and Qwen3-Embedding's, all four the improved contrastive loss of GTE
+    temperature : float or one-element Tensor
+    normalize, weight, reduction, plan, process_group      as in :func:`info_nce`
+
+    Returns
+    -------
+    Tensor () or (M,)      float32, or float64 for float64 inputs
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument
+
+    Notes
+    -----
+    GISTEmbed: Solatorio 2024, arXiv:2402.16829. Qwen3-Embedding: Zhang et al. 2025, arXiv:2506.05176, eq. 1. GTE: Li et
+    al. 2023, arXiv:2308.03281, eq. 2.
+    """
+    batch = checked_batch(
+        query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,
+        process_group=process_group,
+    )  # fmt: skip
+    check_choice("margin_strategy", margin_strategy, ("absolute", "relative"))
+    for block in blocks:
+        check_choice("blocks", block, BLOCKS)
+    if "query_key" not in blocks or len(set(blocks)) != len(blocks):
+        raise ValueError(f"blocks: 'query_key' and others, each once, got {tuple(blocks)}")
+    M = query.shape[0]
+    left, right = _guide(query, key, guide)
+    threshold: Tensor | None = None
+    if margin is not None:
+        own_guide = row_dot(left, right[:M])
+        threshold = own_guide - margin * (own_guide.abs() if margin_strategy == "relative" else 1.0)
+
+    query, key = batch.query, batch.key
+    sides = {
+        "query_key": (query, key, left, right),
+        "query_query": (query, query, left, left),
+        "key_query": (key[:M], query, right[:M], left),
+        "key_key": (key[:M], key[:M], right[:M], right[:M]),
+    }
+    own = row_dot(query, key[:M]) * batch.scale
+    # softplus(logaddexp(L, R) - s) = softplus(L - t) + softplus(R - s) with t = logaddexp(R, s): the largest block, of
+    # the keys, makes its gradients with the loss.
+    target, rest = own, None
+    for block in blocks:
+        if block != "query_key":
+            part, _, _ = batch.lse(*sides[block][:2], _kept(*sides[block][2:], threshold))
+            rest = part if rest is None else merge_lse(rest, part)
+    if rest is not None:
+        target = merge_lse(rest, own)
+    loss = batch.nll(query, key, _kept(left, right, threshold), target, link="softplus")
+    return loss if rest is None else loss + batch.reduced(softplus(rest - own))
+
+
+def _guide(query: Tensor, key: Tensor, guide: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """(M, E), (N, E) unit features whose cosines decide, constants."""
+    if guide is None:
+        left, right = query, key
+    else:
+        if not isinstance(guide, tuple) or len(guide) != 2:
+            raise TypeError(f"guide: a pair of tensors or None, got {type(guide).__name__}")
+        left, right = guide
+        check_matrix("guide[0]", left)
+        check_like("guide[1]", right, "guide[0]", left)
+        for i, (part, rows) in enumerate(((left, query.shape[0]), (right, key.shape[0]))):
+            if part.shape[0] != rows:
+                raise ValueError(f"guide[{i}]: {rows} rows, got {part.shape[0]}")
+    return unit(left.detach()), unit(right.detach())
+
+
+def _kept(left: Tensor, right: Tensor, threshold: Tensor | None) -> Pairs:
+    """All pairs but (i, i) and those whose guide score is above the row's threshold."""
+    if threshold is None:
+        return Pairs(diagonal="skip")
+    return Pairs(diagonal="skip", threshold=threshold, guide_x=left, guide_y=right)

@@ -1,0 +1,206 @@
+"""Supervised contrastive learning: several positives a row, by label or by list.
+
+With N_i the log-sum-exp over a row's negatives and Q_i that over its positives P(i),
+
+    out   mean_p(log(e^N + Σ_q e^{s_q}) - s_p)  =  softplus(N - Q) + (Q - mean_p s_p)
+    in    -log(mean_p e^{s_p} / (e^N + e^Q))    =  softplus(N - Q) + log|P|
+
+The first term keeps its relative accuracy as negatives fade, for its coefficient is a sigmoid and never p - 1. The
+second, how unequal the positives are, does so where the positives are few enough to be listed: for one positive it is
+exactly 0. Where classes are large, Q is one more pass over the pairs and the mean a class sum.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from simtile import targets
+from simtile._first_order import apply, first_order
+from simtile._losses.batch import Batch, checked_batch
+from simtile._pairs import (
+    Pairs,
+    Scale,
+    as_csr,
+    as_ids,
+    check_choice,
+    csr_rows,
+    traced,
+)
+from simtile._pool import LOCAL
+
+if TYPE_CHECKING:
+    from simtile.functional import CSR, PlanName, ProcessGroup, Reduction
+
+LISTED_POSITIVES = 16
+"""Up to this many positives a row, on average, gathering them is cheaper than a pass over all pairs."""
+
+
+def sup_con(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    keys: Tensor | None = None,
+    key_labels: Tensor | None = None,
+    positives: CSR | None = None,
+    temperature: Scale = 0.1,
+    form: str = "out",
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    plan: PlanName = "auto",
+    process_group: ProcessGroup = None,
+) -> Tensor:
+    """SupCon: all rows of an anchor's label are its positives, all others its negatives.
+
+    "out", the paper's better form: loss_i = -mean_p log(exp(s_ip) / Σ_{a ≠ i} exp(s_ia)) over the positives p;
+    "in": -log(mean_p exp(s_ip) / Σ_{a ≠ i} exp(s_ia)).
+
+    Parameters
+    ----------
+    embeddings : Tensor (M, D)      anchors; among themselves, each without itself, unless ``keys`` are given
+    labels : integer Tensor (M,)
+    keys : Tensor (N, D)      what anchors are compared with instead, a memory bank for example
+    key_labels : integer Tensor (N,)      their labels
+    positives : (indptr (M + 1,), indices (nnz,))      instead of labels: a CSR list of each anchor's positive columns,
+        without duplicates and without the anchor itself; everything else is negative
+    temperature : float or one-element Tensor      0.1 as in the paper
+    form : {"out", "in"}
+    normalize : bool      divide all rows by their length: scores are cosines
+    weight : Tensor (M,)      multiplies the anchors' losses, a constant without a gradient
+    reduction : {"mean", "sum", "none"}      an anchor without positives has loss 0 and does not count in the mean
+    plan : {"auto", "dense", "chunked", "recompute", "stash"}      see :func:`explain`
+    process_group      as in :func:`info_nce`
+
+    Returns
+    -------
+    Tensor () or (M,)      float32, or float64 for float64 inputs
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument
+
+    Notes
+    -----
+    3u when reduced. Positives add a gather of up to 16 a row, on average, and beyond that (or on a GPU, where counting
+    them would wait for it) a further 4u for labels. Extra memory O(M·D) and 16 MiB. Khosla et al. 2020,
+    arXiv:2004.11362, eq. 2 and 3.
+
+    Examples
+    --------
+    >>> sup_con(torch.eye(4)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]), temperature=1.0)
+    tensor(0.5514)
+    """
+    batch = checked_batch(
+        embeddings, embeddings if keys is None else keys, temperature, normalize=normalize, weight=weight,
+        reduction=reduction, plan=plan, process_group=process_group, names=("embeddings", "keys"), paired=False,
+    )  # fmt: skip
+    check_choice("form", form, ("out", "in"))
+    own = keys is None
+    found = (
+        _by_label(batch, labels, key_labels, own)
+        if positives is None
+        else _by_list(batch, _checked_list(batch, labels, positives), own)
+    )
+    some = found.number > 0
+    rest = found.spread if form == "out" else found.number.clamp_min(1.0).log()
+    batch = batch._replace(weight=some.to(found.number.dtype) * (1.0 if batch.weight is None else batch.weight))
+    near = batch.nll(
+        batch.query, batch.key, found.negatives, found.lse.masked_fill(~some, 0.0), link="softplus"
+    )  # fmt: skip
+    return near + batch.reduced(rest.masked_fill(~some, 0.0))
+
+
+class _Positives(NamedTuple):
+    """What a row's positives come to."""
+
+    number: Tensor  # (M,)
+    lse: Tensor  # (M,) Q
+    spread: Tensor  # (M,) Q - mean_p s_p
+    negatives: Pairs
+
+
+def _by_list(batch: Batch, positives: CSR, own: bool) -> _Positives:
+    indptr, indices = positives
+    M = batch.query.shape[0]
+    rows = csr_rows(indptr, indices)
+    scores = targets.listed_scores(batch.query, batch.key, rows, indices) * batch.scale
+    count = indptr.diff().to(scores.dtype)
+    negatives = Pairs(indptr=indptr, indices=indices, diagonal="skip" if own else "keep")
+    share = count.clamp_min(1.0).reciprocal()[rows]
+    return _Positives(count, segment_lse(scores, rows, M), apply(_Spread, scores, rows, share, M), negatives)
+
+
+def _by_label(batch: Batch, labels: Tensor | None, key_labels: Tensor | None, own: bool) -> _Positives:
+    query, key = batch.query, batch.key
+    if labels is None:
+        raise ValueError("labels: needed unless positives are given, got None")
+    if own != (key_labels is None):
+        raise ValueError("key_labels: needed together with keys, and only then")
+    x_ids = as_ids("labels", labels, query.shape[0], query)
+    y_ids = x_ids if key_labels is None else as_ids("key_labels", key_labels, key.shape[0], query)
+    pairs = Pairs(x_ids, y_ids, diagonal="skip" if own else "keep")
+    countable = batch.pool is LOCAL and query.device.type == "cpu" and not traced(query)
+    listed = _few_equal_pairs(x_ids, y_ids, own) if countable else None
+    if listed is not None:
+        return _by_list(batch, listed, own)._replace(negatives=pairs)
+    target = targets.same_label(query, key, x_ids, y_ids, scale=batch.scale, skip_diagonal=own, pool=batch.pool)
+    lse, _, _ = batch.lse(query, key, pairs._replace(ids_mode="only"))
+    spread = lse.masked_fill(target.total == 0, 0.0) - target.mean
+    return _Positives(target.total, lse, spread, pairs)
+
+
+def _checked_list(batch: Batch, labels: Tensor | None, positives: CSR) -> CSR:
+    if labels is not None:
+        raise ValueError("positives: given instead of labels, got both")
+    indptr, indices = as_csr(positives, batch.query.shape[0], batch.key.shape[0], batch.query)
+    assert indptr is not None and indices is not None
+    return indptr, indices
+
+
+def _few_equal_pairs(x_ids: Tensor, y_ids: Tensor, own: bool) -> CSR | None:
+    """The pairs of equal ids as a CSR list, unless they are many; ``own`` leaves out (i, i)."""
+    M = x_ids.shape[0]
+    ordered, order = y_ids.sort(stable=True)
+    first, last = (torch.searchsorted(ordered, x_ids, right=side) for side in (False, True))
+    counts = last - first
+    total = int(counts.sum())
+    if total > LISTED_POSITIVES * M:
+        return None
+    rows = torch.arange(M).repeat_interleave(counts)
+    ends = counts.cumsum(0)
+    columns = order[torch.arange(total) + (first - ends + counts)[rows]]
+    if own:
+        kept = rows != columns
+        rows, columns = rows[kept], columns[kept]
+    return torch.searchsorted(rows, torch.arange(M + 1)), columns
+
+
+def segment_lse(values: Tensor, rows: Tensor, M: int) -> Tensor:
+    """(M,) log-sum-exp of the values (nnz,) that belong to each row; -inf, with zero gradient, where none does."""
+    top = values.new_full((M,), -torch.inf).scatter_reduce(0, rows, values.detach(), "amax")
+    total = values.new_zeros(M).index_add(0, rows, (values - top[rows]).exp())
+    empty = total == 0
+    return (total.masked_fill(empty, 1.0).log() + top.masked_fill(empty, 0.0)).masked_fill(empty, -torch.inf)
+
+
+class _Spread(Function):
+    """Q - Σ w s of the values (nnz,) of each row with weights that sum to 1; 0 for a row of none.
+
+    Its gradient e^{s - Q} - w is formed before anything else is added to it: for a single value exactly 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, weight: Tensor, M: int) -> Tensor:
+        lse = segment_lse(values, rows, M)
+        ctx.save_for_backward((values - lse[rows]).exp_().sub_(weight), rows)
+        return lse.masked_fill(torch.isneginf(lse), 0.0).index_add(0, rows, values * weight, alpha=-1)
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        coefficient, rows = ctx.saved_tensors
+        return coefficient * grad[rows], None, None, None

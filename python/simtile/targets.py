@@ -1,0 +1,249 @@
+"""Target weights that never need every pair: linear functions of the scores factorise.
+
+    T_i = Σ_j w_ij s_ij,  W_i = Σ_j w_ij        s_ij = scale · <x_i, y_j>,  x (M, D),  y (N, D)
+
+A loss over all pairs is a reduction minus such a target, R_i - T_i. Whatever the weights, here T costs O((M + N)·D)
+memory and no pass over the pairs:
+
+    partner        w_ij = [i = j]                 x_i · y_i
+    same_label     w_ij = [id_i = id_j]           x_i · Σ_{same id} y_j
+    candidate_mean w_ij = 1 / n_i, kept pairs     x_i · (Σ_j y_j - Σ_{same id} y_j) / n_i
+    bilinear       w_ij = a + b <p_i, q_j>        a x_i · Σ_j y_j + b x_iᵀ (Σ_j y_j q_jᵀ) p_i
+    teacher        w_ij = softmax_j(c <p_i, q_j>) x_i · attention(p, q, value=y)_i
+    listed         w_ij in CSR form               a gather, nnz·D operations
+
+Gradients reach x, y, a tensor scale and, where they are given as tensors that require it, the weights of ``listed``;
+ids, features and teachers are constants. Statistics are float32, or float64 for float64 inputs. ``pool`` says whose
+rows y has: those of this process, or of all ranks of a process group (:mod:`simtile.distributed`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from simtile._extras import missing_extra
+
+try:
+    import torch
+    from torch import Tensor
+    from torch.autograd import Function
+except ModuleNotFoundError as error:
+    raise missing_extra(error) from None
+
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from simtile._first_order import apply, first_order
+from simtile._pairs import Scale, check_like, check_matrix, csr_rows, loss_dtype
+from simtile._pool import LOCAL
+from simtile._topk import add_at
+
+if TYPE_CHECKING:
+    from simtile._pool import Pool
+
+__all__ = ["Target", "bilinear", "candidate_mean", "listed", "partner", "same_label", "teacher"]
+
+_CHUNK_BYTES = 16 << 20
+"""Bound of what :func:`listed` gathers and a self-excluded teacher holds at a time."""
+
+
+class Target(NamedTuple):
+    """Weighted sums of scores, and of the weights."""
+
+    score: Tensor
+    """(M,) Σ_j w_ij s_ij."""
+    total: Tensor
+    """(M,) Σ_j w_ij."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(M,) score / total; 0 where no weight is."""
+        empty = self.total == 0
+        return self.score.masked_fill(empty, 0.0) / self.total.masked_fill(empty, 1.0)
+
+
+def partner(x: Tensor, y: Tensor, *, scale: Scale = 1.0) -> Target:
+    """Row i's own pair (i, i); y may have more rows than x.
+
+    Raises ValueError if y has fewer.
+    """
+    _check(x, y)
+    M = x.shape[0]
+    if y.shape[0] < M:
+        raise ValueError(f"y: at least as many rows as x, {M}, got {y.shape[0]}")
+    score = row_dot(x, y[:M]) * scale
+    return Target(score, torch.ones_like(score))
+
+
+def same_label(
+    x: Tensor, y: Tensor, x_ids: Tensor, y_ids: Tensor, *, scale: Scale = 1.0, skip_diagonal: bool = False,
+    pool: Pool = LOCAL,
+) -> Target:  # fmt: skip
+    """All pairs of equal ids, with weight 1 each: class sums.
+
+    Parameters
+    ----------
+    x_ids, y_ids : integer Tensor (M,), (N,)
+    skip_diagonal : bool      the pairs (i, i) are left out where their ids are equal: y is x itself
+    """
+    _check(x, y)
+    sums, counts = pool.class_sums(x_ids, y, y_ids)
+    if skip_diagonal:
+        own = min(x.shape[0], y.shape[0])
+        equal = F.pad((x_ids[:own] == y_ids[:own]).to(sums.dtype), (0, x.shape[0] - own))
+        padded = F.pad(y[:own].to(sums.dtype), (0, 0, 0, x.shape[0] - own))
+        sums, counts = sums - padded * equal[:, None], counts - equal
+    return Target(row_dot(x, sums) * scale, counts)
+
+
+def candidate_mean(
+    x: Tensor, y: Tensor, own: Tensor, scale: Scale,
+    x_ids: Tensor | None, y_ids: Tensor | None, own_ids: Tensor | None, pool: Pool = LOCAL, *,
+    more: Tensor | None = None, more_scores: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """(M,) mean of s_ij over the pool's rows j of ``y`` that differ in id from x_i, the pair's own row, and ``more``.
+
+    What label smoothing subtracts. ``own (M,)`` is the score of each row's pair, a row of y whose id is ``own_ids``; it
+    stays whatever its id. ``more (K, D)`` are candidates of every row, ``more_scores (M, K')`` scores of private ones.
+    """
+    dtype = loss_dtype(x)
+    total, rows = pool.row_sum(y)
+    count = torch.zeros_like(own) + rows
+    if more is not None:
+        total = total + more.to(dtype).sum(0)
+        count = count + more.shape[0]
+    sums = (x.to(dtype) * total).sum(1) * scale
+    if x_ids is not None and y_ids is not None and own_ids is not None:
+        same = same_label(x, y, x_ids, y_ids, scale=scale, pool=pool)
+        kept = x_ids == own_ids  # the pair went with its class and comes back
+        sums = sums - same.score + torch.where(kept, own, 0.0)
+        count = count - same.total + kept
+    if more_scores is not None:
+        sums = sums + more_scores.sum(1)
+        count = count + more_scores.shape[1]
+    return sums / count
+
+
+def bilinear(
+    x: Tensor, y: Tensor, p: Tensor, q: Tensor, *, offset: float = 0.5, slope: float = 0.5, scale: Scale = 1.0,
+    pool: Pool = LOCAL,
+) -> Target:  # fmt: skip
+    """Weights offset + slope·<p_i, q_j> from a second pair of features, p (M, E) and q (N, E): CWCL's continuous ones.
+
+    O((M + N)·D·E) operations. The defaults map cosines to [0, 1].
+    """
+    _check(x, y, p, q)
+    dtype = loss_dtype(x)
+    p, q = p.detach().to(dtype), q.detach().to(dtype)
+    summed, rows = pool.row_sum(y)
+    with torch.autocast(x.device.type, enabled=False):
+        product = q.T @ y.to(dtype)
+        product = pool.row_sum(product.reshape(1, -1))[0].view_as(product)  # each process's is one row of the sum
+        mixed = p @ product * slope + summed * offset
+        total = (p * pool.row_sum(q)[0]).sum(1) * slope + offset * rows
+    return Target(row_dot(x, mixed) * scale, total)
+
+
+def teacher(
+    x: Tensor, y: Tensor, p: Tensor, q: Tensor, *, teacher_scale: float = 1.0, scale: Scale = 1.0,
+    skip_diagonal: bool = False,
+) -> Target:  # fmt: skip
+    """A teacher's softmax over all columns, softmax_j(teacher_scale·<p_i, q_j>), p (M, E), q (N, E): distillation.
+
+    Through ``scaled_dot_product_attention`` with y as values, which never stores the weights. ``skip_diagonal`` takes
+    the pairs (i, i) out of the softmax, as a self-similarity needs; then 16 MiB of weights are held at a time.
+    """
+    _check(x, y, p, q)
+    dtype = loss_dtype(x)
+    p, q, wide = p.detach().to(dtype), q.detach().to(dtype), y.to(dtype)
+    if skip_diagonal:
+        mixed = _attention_without_self(p, q, wide, teacher_scale)
+    else:
+        # One width for all three and four dimensions: otherwise torch falls back to storing all weights.
+        width = max(p.shape[1], y.shape[1])
+        p, q, wide = (F.pad(part, (0, width - part.shape[1]))[None, None] for part in (p, q, wide))
+        with torch.autocast(x.device.type, enabled=False):
+            mixed = F.scaled_dot_product_attention(p, q, wide, scale=teacher_scale)[0, 0, :, : y.shape[1]]
+    score = row_dot(x, mixed) * scale
+    return Target(score, torch.ones_like(score))
+
+
+def _attention_without_self(p: Tensor, q: Tensor, value: Tensor, scale: float) -> Tensor:
+    def chunk(rows: Tensor, value: Tensor, start: int) -> Tensor:
+        s = rows @ q.T * scale
+        s.diagonal(start).fill_(-torch.inf)
+        return torch.softmax(s, 1).nan_to_num(0.0) @ value  # a single row has nobody but itself
+
+    rows = max(1, _CHUNK_BYTES // (3 * p.dtype.itemsize * max(q.shape[0], 1)))
+    with torch.autocast(p.device.type, enabled=False):
+        parts = [
+            checkpoint(chunk, p[start : start + rows], value, start, use_reentrant=False)
+            for start in range(0, max(p.shape[0], 1), rows)
+        ]
+    return torch.cat(parts)
+
+
+def listed(
+    x: Tensor, y: Tensor, positives: tuple[Tensor, Tensor], *, weight: Tensor | None = None, scale: Scale = 1.0
+) -> Target:
+    """Explicit pairs, CSR ``positives = (indptr (M + 1,), indices (nnz,))``, with ``weight (nnz,)`` or 1 each."""
+    _check(x, y)
+    indptr, indices = positives
+    rows = csr_rows(indptr, indices)
+    scores = listed_scores(x, y, rows, indices) * scale
+    weight = torch.ones_like(scores) if weight is None else weight.to(scores.dtype)
+    zeros = scores.new_zeros(x.shape[0])
+    return Target(zeros.index_add(0, rows, weight * scores), zeros.index_add(0, rows, weight))
+
+
+def row_dot(x: Tensor, y: Tensor) -> Tensor:
+    """(M,) <x_i, y_i> along the last dimension, in the loss's dtype."""
+    dtype = loss_dtype(x)
+    return (x.to(dtype) * y.to(dtype)).sum(-1)
+
+
+def listed_scores(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(nnz,) <x_r, y_c> of the listed pairs, gathered in chunks forward and backward."""
+    scores: Tensor = apply(_ListedScores, x, y, rows, columns)
+    return scores
+
+
+class _ListedScores(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y, rows, columns)
+        parts = [row_dot(x[r], y[c]) for r, c in _chunks(x, rows, columns)]
+        return torch.cat(parts) if parts else x.new_empty(0, dtype=loss_dtype(x))
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, rows, columns = ctx.saved_tensors
+        dx, dy = (torch.zeros_like(part, dtype=loss_dtype(x)) for part in (x, y))
+        start = 0
+        for r, c in _chunks(x, rows, columns):
+            g = grad[start : start + r.shape[0], None]
+            start += r.shape[0]
+            if ctx.needs_input_grad[0]:
+                add_at(dx, r, g * y[c].to(dx.dtype))
+            if ctx.needs_input_grad[1]:
+                add_at(dy, c, g * x[r].to(dy.dtype))
+        need = ctx.needs_input_grad
+        return dx.to(x.dtype) if need[0] else None, dy.to(y.dtype) if need[1] else None, None, None
+
+
+def _chunks(x: Tensor, rows: Tensor, columns: Tensor) -> list[tuple[Tensor, Tensor]]:
+    size = max(1, _CHUNK_BYTES // (3 * max(x.dtype.itemsize, 4) * x.shape[1]))
+    return list(zip(rows.split(size), columns.split(size), strict=True)) if rows.shape[0] else []
+
+
+def _check(x: Tensor, y: Tensor, p: Tensor | None = None, q: Tensor | None = None) -> None:
+    check_matrix("x", x)
+    check_like("y", y, "x", x)
+    if p is None or q is None:
+        return
+    check_matrix("p", p)
+    check_like("q", q, "p", p)
+    for name, part, rows in (("p", p, x.shape[0]), ("q", q, y.shape[0])):
+        if part.shape[0] != rows:
+            raise ValueError(f"{name}: {rows} rows, got {part.shape[0]}")

@@ -1,0 +1,100 @@
+"""Every loss as its equation in a few dense lines: the specification. Written for float64; autograd gives gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+def rows_of(*parts: Tensor) -> list[Tensor]:
+    """Unit rows."""
+    return [normalize(part, dim=1) for part in parts]
+
+
+def off_diagonal(s: Tensor) -> Tensor:
+    """The scores with -inf in the place of the pairs (i, i)."""
+    rows, columns = (torch.arange(n) for n in s.shape)
+    return s.masked_fill(rows[:, None] == columns, -torch.inf)
+
+
+def log_ratio(right: Tensor, others: Tensor) -> Tensor:
+    """-log(e^right / (e^right + Σ e^others)) row by row; others (M, C)."""
+    return torch.logsumexp(torch.cat([right[:, None], others], 1), 1) - right
+
+
+def reduced(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    w = torch.ones_like(loss) if weight is None else weight.to(loss.dtype)
+    return {"none": w * loss, "sum": (w * loss).sum(), "mean": (w * loss).sum() / w.sum()}[reduction]
+
+
+def two_views(a: Tensor, b: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(2B,) scores of the partners, (2B, 2B) scores with -inf for the own view, and the same for the partner too."""
+    z = torch.cat(rows_of(a, b))
+    n = len(a)
+    s = off_diagonal(z @ z.T / temperature)
+    partner = torch.arange(2 * n).roll(n)
+    positive = s[torch.arange(2 * n), partner]
+    return positive, s, s.scatter(1, partner[:, None], -torch.inf)
+
+
+def nt_xent(a: Tensor, b: Tensor, *, temperature=0.1, labels=None, weight=None, reduction="mean") -> Tensor:
+    """SimCLR, arXiv:2002.05709, eq. 1."""
+    positive, _, negatives = two_views(a, b, temperature)
+    if labels is not None:
+        labels = torch.cat([labels, labels])
+        negatives = negatives.masked_fill(labels[:, None] == labels, -torch.inf)
+    return reduced(log_ratio(positive, negatives).view(2, -1).mean(0), weight, reduction)
+
+
+def sup_con(z: Tensor, positive: Tensor, *, keys=None, temperature=0.1, form="out", weight=None, reduction="mean"):
+    """arXiv:2004.11362, eq. 2 ("out") and 3 ("in"); ``positive (M, N)`` says which pairs are."""
+    x, y = rows_of(z, z if keys is None else keys)
+    s = x @ y.T / temperature
+    if keys is None:
+        s = off_diagonal(s)
+    log_p = s - torch.logsumexp(s, 1, keepdim=True)
+    count = positive.sum(1)
+    if form == "out":
+        loss = -log_p.masked_fill(~positive, 0.0).sum(1) / count.clamp_min(1)
+    else:
+        loss = count.clamp_min(1).to(s.dtype).log() - torch.logsumexp(
+            log_p.masked_fill(~positive, torch.finfo(s.dtype).min), 1
+        )
+    some = (count > 0).to(s.dtype)
+    return reduced(loss.masked_fill(count == 0, 0.0), some if weight is None else some * weight, reduction)
+
+
+def cwcl(q, k, features, *, key_features=None, temperature=0.07, symmetric=True, weight=None, reduction="mean"):
+    """arXiv:2309.14580, eq. 3 and 4."""
+    f, g = rows_of(features, features if key_features is None else key_features)
+    q, k = rows_of(q, k)
+    s = q @ k.T / temperature
+    w = (1 + f[: len(q)].to(q.dtype) @ g.to(q.dtype).T) / 2
+    loss = -(w * torch.log_softmax(s, 1)).sum(1) / w.sum(1)
+    if symmetric:
+        loss = (loss - torch.log_softmax(s, 0).diagonal()) / 2
+    return reduced(loss, weight, reduction)
+
+
+def filtered_info_nce(
+    q, k, *, guide=None, margin=0.0, relative=False, blocks=("query_key",), temperature=0.05, weight=None,
+    reduction="mean",
+):  # fmt: skip
+    """GISTEmbed, arXiv:2402.16829; Qwen3-Embedding, arXiv:2506.05176, eq. 1; GTE, arXiv:2308.03281, eq. 2."""
+    n = len(q)
+    q, k = rows_of(q, k)
+    a, b = (q.detach(), k.detach()) if guide is None else rows_of(*(part.to(q.dtype) for part in guide))
+    own = (a * b[:n]).sum(1)
+    sides = {
+        "query_key": (q, k, a, b), "query_query": (q, q, a, a), "key_query": (k[:n], q, b[:n], a),
+        "key_key": (k[:n], k[:n], b[:n], b[:n]),
+    }  # fmt: skip
+    others = []
+    for block in blocks:
+        x, y, gx, gy = sides[block]
+        s = off_diagonal(x @ y.T / temperature)
+        if margin is not None:
+            s = s.masked_fill(gx @ gy.T > (own - margin * (own.abs() if relative else 1.0))[:, None], -torch.inf)
+        others.append(s)
+    return reduced(log_ratio((q * k[:n]).sum(1) / temperature, torch.cat(others, 1)), weight, reduction)

@@ -24,7 +24,18 @@ if TYPE_CHECKING:
     from simtile.integrations import patch, unpatch
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "explain", "functional", "hubness", "integrations", "losses", "patch", "search", "targets", "unpatch"]
+__all__ = [
+    "__version__",
+    "explain",
+    "functional",
+    "hubness",
+    "integrations",
+    "losses",
+    "patch",
+    "search",
+    "targets",
+    "unpatch",
+]
 
 _SUBMODULES = frozenset({"functional", "hubness", "integrations", "losses", "search", "targets"})
 _MODULE_OF = {"explain": "simtile.functional", "patch": "simtile.integrations", "unpatch": "simtile.integrations"}

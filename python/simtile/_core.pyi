@@ -269,3 +269,17 @@ class ExactStore:
 
         filter (N,): 0 where an item may not be returned. indptr, indices: items that a query may not return.
         """
+
+    def neighbours(self, k: int, *, num_threads: int = 1, isa: str | None = None) -> tuple[_F32, _I64, int]:
+        """As ``search`` for all of its own vectors (N, k), each left out of its own list."""
+
+    def within(
+        self,
+        queries: _F32,
+        bound: float,
+        *,
+        filter: NDArray[np.uint8] | None = None,
+        num_threads: int = 1,
+        isa: str | None = None,
+    ) -> tuple[_I64, _F32, _I64]:
+        """CSR (indptr (M + 1,), scores, ids): scores of at least ``bound`` (squared distances: at most), best first."""

@@ -12,11 +12,14 @@ pub mod grad;
 pub mod limits;
 pub mod logsum;
 pub mod lse;
+pub mod neighbours;
 pub mod pairs;
-
+mod passed;
 #[cfg(feature = "python")]
 mod python;
+
 pub mod quant;
+pub mod range;
 pub mod rank;
 pub mod scan;
 pub mod search;

@@ -123,8 +123,9 @@ impl Query {
     /// For scores that are taken as they are.
     pub const PLAIN: Query = Query { weight: 1.0, terms: [0.0; 5], error: 0.0 };
 
+    /// How far values of these columns can be off.
     #[inline(always)]
-    fn error(&self, bounds: &Terms) -> f32 {
+    pub fn error(&self, bounds: &Terms) -> f32 {
         let error = self.terms.iter().zip(bounds).fold(self.error, |sum, (t, b)| sum + t * b);
         // Also for 0 · ∞.
         if error < f32::INFINITY { error } else { f32::INFINITY }
@@ -295,7 +296,7 @@ impl<E: Product> Kernel for Scan<'_, E> {
 /// # Safety
 /// `S` is available, the panels hold `k` words and `h` coordinates in f32, and column `c` lies within the columns.
 #[inline(always)]
-unsafe fn values<S: Simd, E: Product, const MR: usize>(
+pub(crate) unsafe fn values<S: Simd, E: Product, const MR: usize>(
     (k, a, b): (usize, *const f32, *const f32),
     (h, heavy): (usize, *const f32),
     columns: &Columns,

@@ -5,13 +5,14 @@
 
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
-use crate::exact::{Items, Metric, dot, inverse_norm};
+use crate::exact::{Metric, dot, inverse_norm};
 use crate::pairs::check_csr;
-use crate::quant::{MAX_HEAVY, Row, down, quantise};
-use crate::scan::{Code, LeftOut, Product, Query, Scan};
-use crate::select::{Exact, Selector, insert, order};
-use crate::simd::{Isa, Kernel, Simd};
-use crate::store::{ExactStore, split};
+use crate::passed::Passed;
+use crate::quant::MAX_HEAVY;
+use crate::scan::{Code, LeftOut, Product, Scan};
+use crate::select::{Selector, insert, order};
+use crate::simd::Isa;
+use crate::store::ExactStore;
 use crate::team;
 use crate::tile::Matrix;
 use crate::topk::{ROWS, column_parts, part};
@@ -77,16 +78,32 @@ impl ExactStore {
     }
 }
 
-struct Job<'a> {
-    store: &'a ExactStore,
-    queries: Matrix<'a, f32>,
-    k: usize,
-    left_out: LeftOut<'a>,
-    few: Option<Vec<u32>>,
-    isa: Isa,
+impl ExactStore {
+    /// The k best of each of its own vectors, itself left out.
+    pub(crate) fn search_own(
+        &self,
+        k: usize,
+        (stride, scores, ids): (usize, Shared<f32>, Shared<i64>),
+        threads: usize,
+        isa: Isa,
+    ) -> usize {
+        let left_out = LeftOut { diagonal: true, ..LeftOut::default() };
+        let job = Job { store: self, queries: self.vectors(), k, left_out, few: None, isa };
+        job.run(threads, stride, scores, ids)
+    }
 }
 
-type Best = Vec<(f64, u32)>;
+/// A search.
+pub(crate) struct Job<'a> {
+    pub(crate) store: &'a ExactStore,
+    pub(crate) queries: Matrix<'a, f32>,
+    pub(crate) k: usize,
+    pub(crate) left_out: LeftOut<'a>,
+    pub(crate) few: Option<Vec<u32>>,
+    pub(crate) isa: Isa,
+}
+
+pub(crate) type Best = Vec<(f64, u32)>;
 
 impl Job<'_> {
     fn run(&self, threads: usize, stride: usize, scores: Shared<f32>, ids: Shared<i64>) -> usize {
@@ -166,7 +183,7 @@ impl Job<'_> {
         workspace: &mut Buffer,
         computed: &mut usize,
     ) -> Vec<Best> {
-        let passed = Passed::new(self, rows);
+        let passed = Passed::new(self.store, self.queries, rows, self.isa);
         let mut selectors: Vec<Selector> = (rows.0..rows.1).map(|_| Selector::new(self.k)).collect();
         self.scan(&passed, columns, &mut selectors, workspace, computed);
         let resolved = |(r, mut selector): (usize, Selector)| {
@@ -176,7 +193,7 @@ impl Job<'_> {
         selectors.into_iter().enumerate().map(resolved).collect()
     }
 
-    fn scan(
+    pub(crate) fn scan(
         &self,
         passed: &Passed,
         (j0, j1): (usize, usize),
@@ -220,113 +237,17 @@ impl Job<'_> {
     }
 }
 
-/// The rows of a unit as the first pass takes them, and their exact scores.
-struct Passed<'a> {
-    items: Items<'a>,
-    source: Matrix<'a, f32>,
-    first: usize,
-    isa: Isa,
-    bytes: Vec<u8>,
-    floats: Vec<f32>,
-    /// x_h / s_x
-    heavy: Vec<f32>,
-    queries: Vec<Query>,
-    /// 1 / norm, squared norm and w of each row.
-    facts: Vec<[f64; 3]>,
-}
-
-struct Pass<'a, 'b> {
-    store: &'a ExactStore,
-    rows: (usize, usize),
-    to: &'a mut Passed<'b>,
-}
-
-impl Kernel for Pass<'_, '_> {
-    type Out = ();
-    #[inline(always)]
-    unsafe fn run<S: Simd, const MR: usize>(self) {
-        let (store, (i0, i1), to) = (self.store, self.rows, self.to);
-        let d = store.d;
-        let mut light = vec![0f32; d];
-        for i in i0..i1 {
-            let x = to.source.row(i);
-            let square = dot(x, x);
-            let norm = square.sqrt();
-            let unit = if store.metric == Metric::Cosine && norm > 0.0 { norm } else { 1.0 };
-            let mut row = Row { unit, norm, heavy: 0.0, square: (store.metric == Metric::SquaredL2).then_some(square) };
-            let at = (i - i0) * d;
-            let (query, weight) = if store.codes {
-                let bytes = &mut to.bytes[at..at + d];
-                row.heavy = split(x, &store.heavy, &mut light);
-                let q = quantise(&light, bytes);
-                let (query, weight) = row.with_codes(&q, d, store.largest_offset);
-                let keep = query.error < f32::INFINITY;
-                bytes.iter_mut().for_each(|b| *b = if keep { *b ^ 0x80 } else { 0x80 });
-                let unit = if keep { 1.0 / f64::from(q.scale) } else { 0.0 };
-                to.heavy.extend(store.heavy.iter().map(|&h| (unit * f64::from(x[h])) as f32));
-                (query, weight)
-            } else {
-                let (query, weight) = row.with_floats(d, store.largest_offset);
-                if query.error < f32::INFINITY {
-                    to.floats[at..at + d].copy_from_slice(x);
-                }
-                (query, weight)
-            };
-            to.queries.push(query);
-            to.facts.push([inverse_norm(square), square, weight]);
-        }
-    }
-}
-
-impl<'a> Passed<'a> {
-    fn new(job: &'a Job, rows: (usize, usize)) -> Passed<'a> {
-        let (store, count) = (job.store, rows.1 - rows.0);
-        let len = count * store.d;
-        let mut passed = Passed {
-            items: store.items(),
-            source: job.queries,
-            first: rows.0,
-            isa: job.isa,
-            bytes: vec![0; if store.codes { len } else { 0 }],
-            floats: vec![0.0; if store.codes { 0 } else { len }],
-            heavy: Vec::with_capacity(count * store.heavy.len()),
-            queries: Vec::with_capacity(count),
-            facts: Vec::with_capacity(count),
-        };
-        job.isa.run(Pass { store, rows, to: &mut passed });
-        passed
-    }
-}
-
-impl Exact for Passed<'_> {
-    fn scores(&self, row: usize, ids: &[u32], out: &mut [f64]) {
-        let [inverse, ..] = self.facts[row - self.first];
-        self.items.scores(self.source.row(row), inverse, ids, out, self.isa);
-    }
-
-    fn floor(&self, row: usize, score: f64) -> f32 {
-        let [_, square, weight] = self.facts[row - self.first];
-        match self.items.metric {
-            Metric::SquaredL2 => {
-                let slack = (square - score) / (1u64 << 34) as f64;
-                down(weight * ((square + score) * 0.5 - slack))
-            }
-            _ => down(weight * score),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::select::Candidate;
+    use crate::select::{Candidate, Exact};
     use proptest::prelude::*;
 
     /// Bounds and exact scores, in the unit of the bounds, of every pair.
     fn pairs(store: &ExactStore, queries: Matrix<f32>, isa: Isa) -> Vec<(Candidate, f64)> {
         let (m, n) = (queries.rows, store.n);
         let job = Job { store, queries, k: n, left_out: LeftOut::default(), few: None, isa };
-        let passed = Passed::new(&job, (0, m));
+        let passed = Passed::new(store, queries, (0, m), isa);
         let mut selectors: Vec<Selector> = (0..m).map(|_| Selector::new(n)).collect();
         let mut workspace = Buffer::new((m + 16) * (store.d + MAX_HEAVY));
         job.scan(&passed, (0, n), &mut selectors, &mut workspace, &mut 0);

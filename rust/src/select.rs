@@ -54,6 +54,11 @@ impl Selector {
         Selector { k, limit, floor, found: Vec::new(), best: Vec::new() }
     }
 
+    /// For all columns whose upper bound reaches `floor`.
+    pub fn reaching(floor: f32) -> Selector {
+        Selector { k: usize::MAX, limit: usize::MAX, floor, found: Vec::with_capacity(16), best: Vec::new() }
+    }
+
     /// No column with a score below this can be among the k best; with exact scores, neither can a later one that equals it.
     #[inline(always)]
     pub fn threshold(&self) -> f32 {
@@ -158,6 +163,11 @@ impl Selector {
             computed += chunk.len();
         }
         computed
+    }
+
+    /// The candidates as they came.
+    pub fn into_candidates(self) -> Vec<Candidate> {
+        self.found
     }
 
     /// The exact candidates, best first.

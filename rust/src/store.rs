@@ -255,6 +255,16 @@ impl ExactStore {
         self.d
     }
 
+    /// As they came.
+    pub(crate) fn vectors(&self) -> Matrix<'_, f32> {
+        Matrix::new(&self.vectors, self.n, self.d)
+    }
+
+    /// Whether the score of a pair depends on which of the two is the item.
+    pub(crate) fn one_sided(&self) -> bool {
+        self.scale.is_some() || self.bias.is_some()
+    }
+
     pub(crate) fn items(&self) -> Items<'_> {
         Items {
             metric: self.metric,

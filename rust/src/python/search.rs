@@ -114,6 +114,19 @@ fn floats<'a>(name: &str, array: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Matr
 
 type SearchResult<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<i64>>, usize);
 
+type RangeResult<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
+
+impl ExactStore {
+    fn queries<'a>(&self, queries: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Matrix<'a, f32>> {
+        let queries = floats("queries", queries)?;
+        if queries.columns != self.store.columns() {
+            let (wanted, got) = (self.store.columns(), queries.columns);
+            return Err(PyValueError::new_err(format!("queries: wanted {wanted} columns, got {got}")));
+        }
+        Ok(queries)
+    }
+}
+
 #[pymethods]
 impl ExactStore {
     #[new]
@@ -162,11 +175,7 @@ impl ExactStore {
         isa: Option<&str>,
     ) -> PyResult<SearchResult<'py>> {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
-        let queries = floats("queries", &queries)?;
-        if queries.columns != self.store.columns() {
-            let (wanted, got) = (self.store.columns(), queries.columns);
-            return Err(PyValueError::new_err(format!("queries: wanted {wanted} columns, got {got}")));
-        }
+        let queries = self.queries(&queries)?;
         let csr = match (slice("indptr", &indptr)?, slice("indices", &indices)?) {
             (None, None) => None,
             (Some(p), Some(c)) => Some((p, c)),
@@ -176,5 +185,38 @@ impl ExactStore {
         let found = run(py, || self.store.search(queries, k, filter, csr, threads, isa))?;
         let shape = [queries.rows, k];
         Ok((found.scores.into_pyarray(py).reshape(shape)?, found.ids.into_pyarray(py).reshape(shape)?, found.computed))
+    }
+
+    /// The k best others of every vector.
+    #[pyo3(signature = (k, *, num_threads = 1, isa = None))]
+    fn neighbours<'py>(
+        &self,
+        py: Python<'py>,
+        k: usize,
+        num_threads: usize,
+        isa: Option<&str>,
+    ) -> PyResult<SearchResult<'py>> {
+        let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
+        let found = run(py, || Ok(self.store.neighbours(k, threads, isa)))?;
+        let shape = [self.store.rows(), k];
+        Ok((found.scores.into_pyarray(py).reshape(shape)?, found.ids.into_pyarray(py).reshape(shape)?, found.computed))
+    }
+
+    /// All vectors within a bound of each query, as (indptr, scores, ids).
+    #[pyo3(signature = (queries, bound, *, filter = None, num_threads = 1, isa = None))]
+    fn within<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'py, f32>,
+        bound: f64,
+        filter: Option<PyReadonlyArray1<'py, u8>>,
+        num_threads: usize,
+        isa: Option<&str>,
+    ) -> PyResult<RangeResult<'py>> {
+        let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
+        let queries = self.queries(&queries)?;
+        let filter = slice("filter", &filter)?;
+        let found = run(py, || self.store.within(queries, bound, filter, threads, isa))?;
+        Ok((found.indptr.into_pyarray(py), found.scores.into_pyarray(py), found.ids.into_pyarray(py)))
     }
 }

@@ -1,0 +1,440 @@
+//! The k nearest neighbours of every vector among all others: one product for each pair, read from both of its sides.
+//!
+//! Row i's unit of scores ([`crate::quant`]) turns `v_ij` into `v_ji = w_j (v_ij / w_i + (‖x_j‖² − ‖x_i‖²) / 2)`, where the squares belong to
+//! squared distances only; the error of `v_ij` is a bound in either unit. So a tile is compared with the thresholds of its rows and, by
+//! one more multiplication and addition, with those of its columns.
+//!
+//! Vectors are cut into sides of a few thousand. A round of the tournament pairs each side with one other, so that no two threads
+//! meet at a vector; candidates come in another order than in [`crate::search`], their result is the same.
+
+use crate::buffer::{Buffer, Shared};
+use crate::exact::Metric;
+use crate::passed::Passed;
+use crate::quant::MAX_HEAVY;
+use crate::scan::{BLOCK, Code, Columns, PANEL, Product, values};
+use crate::search::Found;
+use crate::select::{Candidate, Selector};
+use crate::simd::{Isa, Kernel, NV, Simd};
+use crate::store::ExactStore;
+use crate::team;
+use crate::tile::{Matrix, pack_panels};
+
+/// Vectors of a side: their thresholds and candidates stay in the L2 cache, and packing them is little beside their products.
+const SIDE: usize = 4096;
+/// Bytes of packed columns that rows pass over while they stay in the L2 cache.
+const RESIDENT: usize = 400 << 10;
+/// Thresholds are lowered by this share of their terms: more than the five roundings they pass in f32.
+const SLACK: f64 = 1.0 / (1u32 << 20) as f64;
+/// The same for candidates, in f64.
+const SLACK_F64: f64 = 1.0 / (1u64 << 34) as f64;
+/// Errors are at least this: a zero vector's is 0, and its ties must not depend on the order in which they are met.
+const LEAST_ERROR: f32 = 1e-30;
+
+impl ExactStore {
+    /// For each vector the `k` best of all others, equal scores by the smaller id. Item scales and biases make scores one-sided:
+    /// those stores are searched for their own vectors.
+    pub fn neighbours(&self, k: usize, threads: usize, isa: Isa) -> Found {
+        let n = self.n;
+        let mut scores = vec![f32::NEG_INFINITY; n * k];
+        let mut ids = vec![-1i64; n * k];
+        let most = k.min(n.saturating_sub(1));
+        let mut computed = 0;
+        if most > 0 {
+            let out = (k, Shared::of(&mut scores), Shared::of(&mut ids));
+            computed = if self.one_sided() {
+                self.search_own(most, out, threads, isa)
+            } else {
+                tournament(self, most, out, threads, isa)
+            };
+        }
+        if self.metric == Metric::SquaredL2 {
+            scores.iter_mut().for_each(|s| *s = 0.0 - *s);
+        }
+        Found { scores, ids, computed }
+    }
+}
+
+fn tournament(
+    store: &ExactStore,
+    k: usize,
+    (stride, scores, ids): (usize, Shared<f32>, Shared<i64>),
+    threads: usize,
+    isa: Isa,
+) -> usize {
+    let n = store.n;
+    let side = n.div_ceil(4 * threads).next_multiple_of(BLOCK).min(SIDE);
+    let sides = n.div_ceil(side);
+    let range = |s: usize| (s * side, n.min((s + 1) * side));
+    let mut selectors: Vec<Selector> = (0..n).map(|_| Selector::new(k)).collect();
+    let mut reach = vec![f32::NEG_INFINITY; n];
+    reach.resize(n + PANEL, f32::INFINITY);
+    let mut passed: Vec<Option<Passed>> = (0..sides).map(|_| None).collect();
+    let passing = Shared::of(&mut passed);
+    team::run(threads, |team| {
+        team.for_each(sides, |s| {
+            // SAFETY: every side is written by one unit.
+            unsafe { *passing.at(s) = Some(Passed::new(store, store.vectors(), range(s), isa)) }
+        });
+    });
+    let passed: Vec<Passed> = passed.into_iter().flatten().collect();
+    let board = Board {
+        squared: store.metric == Metric::SquaredL2,
+        side,
+        passed: &passed,
+        selectors: Shared::of(&mut selectors),
+        reach: Shared::of(&mut reach),
+    };
+    let total = std::sync::atomic::AtomicUsize::new(0);
+    team::run(threads, |team| {
+        let mut workspace = Buffer::new((side.min(n) + 16) * (store.d + MAX_HEAVY));
+        let mut computed = 0;
+        let mut meet = |a: usize, b: usize| {
+            // SAFETY: in one round no other unit has either of these sides.
+            computed += unsafe { board.meet(store, &passed[a], range(a), range(b), &mut workspace, isa) };
+        };
+        team.for_each(sides, |s| meet(s, s));
+        // The circle method: all pairs in `seats - 1` rounds, an empty seat where the number of sides is odd.
+        let seats = sides.next_multiple_of(2);
+        for round in 0..seats.saturating_sub(1) {
+            team.for_each(seats / 2, |t| {
+                let others = seats - 1;
+                let (a, b) =
+                    if t == 0 { (round, others) } else { ((round + t) % others, (round + others - t) % others) };
+                if a.max(b) < sides {
+                    meet(a.min(b), a.max(b));
+                }
+            });
+        }
+        team.for_each(n.div_ceil(BLOCK), |u| {
+            for i in u * BLOCK..n.min((u + 1) * BLOCK) {
+                // SAFETY: all candidates are in; every row is taken by one unit.
+                unsafe {
+                    let selector = &mut *board.selectors.at(i);
+                    computed += selector.resolve(i, board.of(i));
+                    let best = std::mem::replace(selector, Selector::new(0)).into_best();
+                    for (t, (score, id)) in best.iter().enumerate() {
+                        *scores.at(i * stride + t) = *score as f32;
+                        *ids.at(i * stride + t) = i64::from(*id);
+                    }
+                }
+            }
+        });
+        total.fetch_add(computed, std::sync::atomic::Ordering::Relaxed);
+    });
+    total.into_inner()
+}
+
+/// What is known of all vectors so far.
+struct Board<'a> {
+    squared: bool,
+    side: usize,
+    passed: &'a [Passed<'a>],
+    selectors: Shared<Selector>,
+    /// A column j may still matter to row i where `v_ij > w_i · reach_j + …`; infinite past the last.
+    reach: Shared<f32>,
+}
+
+impl<'a> Board<'a> {
+    fn of(&self, i: usize) -> &'a Passed<'a> {
+        &self.passed[i / self.side]
+    }
+
+    /// w and, for squared distances, the squared norm of vector `i`; None where nothing bounds its scores.
+    fn unit(&self, i: usize) -> Option<(f64, f64)> {
+        let passed = self.of(i);
+        let [_, square, weight] = passed.facts[i - passed.first];
+        let bounded = passed.queries[i - passed.first].error < f32::INFINITY;
+        bounded.then_some((weight, if self.squared { square } else { 0.0 }))
+    }
+
+    /// One more candidate of vector `i`, in its own unit. Returns its threshold, and how many exact scores were computed.
+    ///
+    /// # Safety
+    /// No other thread has `i`.
+    unsafe fn offer(&self, i: usize, candidate: Candidate) -> (f32, usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let selector = &mut *self.selectors.at(i);
+            if candidate.upper < selector.threshold() || !selector.push(candidate) {
+                return (selector.threshold(), 0);
+            }
+            let computed = selector.cut_bounds(i, self.of(i));
+            let floor = selector.threshold();
+            *self.reach.at(i) = self.unit(i).map_or(f32::NEG_INFINITY, |(weight, square)| {
+                let (at, half) = (f64::from(floor) / weight, 0.5 * square);
+                ((at - half - SLACK * (at.abs() + half)) as f32).next_down()
+            });
+            (floor, computed)
+        }
+    }
+
+    /// Column j as a candidate of row i, seen from j.
+    fn mirrored(&self, i: usize, j: usize, value: f32, error: f32) -> Candidate {
+        let id = i as u32;
+        let (Some((own, own_square)), Some((weight, square))) = (self.unit(i), self.unit(j)) else {
+            return Candidate { lower: f32::NEG_INFINITY, upper: f32::INFINITY, id };
+        };
+        if error == f32::INFINITY {
+            return Candidate { lower: f32::NEG_INFINITY, upper: f32::INFINITY, id };
+        }
+        let (value, error, ratio) = (f64::from(value), f64::from(error), weight / own);
+        let shift = weight * 0.5 * (square - own_square);
+        let slack = SLACK_F64 * ((value.abs() + error) * ratio + weight * (square + own_square));
+        Candidate {
+            lower: (((value - error) * ratio + shift - slack) as f32).next_down(),
+            upper: (((value + error) * ratio + shift + slack) as f32).next_up(),
+            id,
+        }
+    }
+
+    /// All pairs of two sides, or of one with itself. Returns how many exact scores were computed.
+    ///
+    /// # Safety
+    /// No other thread has a vector of either side.
+    unsafe fn meet(
+        &self,
+        store: &ExactStore,
+        rows: &Passed,
+        (i0, i1): (usize, usize),
+        (j0, j1): (usize, usize),
+        workspace: &mut Buffer,
+        isa: Isa,
+    ) -> usize {
+        let (m, columns) = (i1 - i0, store.packed(j0, j1));
+        let heavy = Matrix::new(&rows.heavy, m, store.heavy.len());
+        if store.codes {
+            // SAFETY: Code is a transparent byte.
+            let bytes = unsafe { std::slice::from_raw_parts(rows.bytes.as_ptr().cast::<Code>(), rows.bytes.len()) };
+            let x = Matrix::new(bytes, m, store.d);
+            isa.run(Meeting { board: self, rows, x, heavy, columns, workspace })
+        } else {
+            let x = Matrix::new(&rows.floats, m, store.d);
+            isa.run(Meeting { board: self, rows, x, heavy, columns, workspace })
+        }
+    }
+}
+
+/// The products of two sides.
+struct Meeting<'a, E> {
+    board: &'a Board<'a>,
+    rows: &'a Passed<'a>,
+    x: Matrix<'a, E>,
+    heavy: Matrix<'a, f32>,
+    columns: Columns<'a>,
+    workspace: &'a mut Buffer,
+}
+
+/// Thresholds of a tile's rows for one block of columns: the rows' own, and what the columns' are made with.
+#[derive(Clone, Copy)]
+struct Limits {
+    error: [f32; 16],
+    own: [f32; 16],
+    factor: [f32; 16],
+    offset: [f32; 16],
+}
+
+impl Limits {
+    /// No value passes.
+    const NONE: Limits =
+        Limits { error: [0.0; 16], own: [f32::INFINITY; 16], factor: [0.0; 16], offset: [f32::INFINITY; 16] };
+
+    /// # Safety
+    /// No other thread has vector `i`.
+    unsafe fn set(&mut self, r: usize, board: &Board, i: usize, error: f32) {
+        let error = error.max(LEAST_ERROR);
+        self.error[r] = error;
+        // SAFETY: the caller's promise.
+        self.own[r] = unsafe { (*board.selectors.at(i)).threshold() } - error;
+        (self.factor[r], self.offset[r]) = match board.unit(i) {
+            Some((weight, square)) if error < f32::INFINITY => {
+                let (half, error) = (0.5 * weight * square, f64::from(error));
+                (weight as f32, ((half - error - SLACK * (half + error)) as f32).next_down())
+            }
+            _ => (1.0, f32::NEG_INFINITY),
+        };
+    }
+}
+
+impl<E: Product> Kernel for Meeting<'_, E> {
+    type Out = usize;
+    #[inline(always)]
+    unsafe fn run<S: Simd, const MR: usize>(self) -> usize {
+        let (board, k, m, first) = (self.board, self.x.words(), self.x.rows, self.rows.first);
+        let Columns { from, to, .. } = self.columns;
+        let triangle = from == first;
+        let panels = self.workspace.as_mut_ptr();
+        let resident = (RESIDENT / (4 * k.max(1)) / BLOCK * BLOCK).max(BLOCK);
+        let width = NV * S::W;
+        let (mut limits, mut computed) = (Limits::NONE, 0);
+        // SAFETY: the panels hold the rows; blocks stay within the packed columns; no other thread has these rows and columns.
+        unsafe {
+            pack_panels(&self.x, 0, m, MR, panels);
+            let (heavy, h) = (panels.add(m.next_multiple_of(MR) * k), self.heavy.columns);
+            pack_panels(&self.heavy, 0, m, MR, heavy);
+            for part in (from..to).step_by(resident) {
+                for (p, i) in (0..m).step_by(MR).enumerate() {
+                    let rows = MR.min(m - i);
+                    let queries = &self.rows.queries[i..][..rows];
+                    for block in (part..to.min(part + resident)).step_by(BLOCK) {
+                        let end = to.min(block + BLOCK);
+                        if triangle && end <= first + i + 1 {
+                            continue;
+                        }
+                        limits.own[rows..].fill(f32::INFINITY);
+                        limits.offset[rows..].fill(f32::INFINITY);
+                        for (r, query) in queries.iter().enumerate() {
+                            let error = self.columns.bounds.map_or(0.0, |b| query.error(&b[block / BLOCK]));
+                            limits.set(r, board, first + i + r, error);
+                        }
+                        for c in (block..end).step_by(width) {
+                            if triangle && c + width <= first + i + 1 {
+                                continue;
+                            }
+                            let b = self.columns.panels.add((c - from) / PANEL * PANEL * k + (c - from) % PANEL);
+                            let a = panels.add(p * MR * k);
+                            let tile =
+                                values::<S, E, MR>((k, a, b), (h, heavy.add(p * MR * h)), &self.columns, c, queries);
+                            let reach: [S::V; NV] = std::array::from_fn(|v| S::load(board.reach.at(c + v * S::W)));
+                            let passing = |r: usize, v: usize| {
+                                let theirs = S::fma(reach[v], S::splat(limits.factor[r]), S::splat(limits.offset[r]));
+                                (S::gt(tile[r][v], S::splat(limits.own[r])), S::gt(tile[r][v], theirs))
+                            };
+                            let mut any = 0;
+                            for r in 0..MR {
+                                for v in 0..NV {
+                                    let (own, theirs) = passing(r, v);
+                                    any |= own | theirs;
+                                }
+                            }
+                            if any == 0 {
+                                continue;
+                            }
+                            let mut hits = Hits { values: [0.0; 16 * PANEL], masks: [0; 16] };
+                            for (r, row) in tile.iter().enumerate() {
+                                for (v, lanes) in row.iter().enumerate() {
+                                    S::store(hits.values.as_mut_ptr().add(r * width + v * S::W), *lanes);
+                                    let (own, theirs) = passing(r, v);
+                                    hits.masks[r] |= (own | theirs) << (v * S::W);
+                                }
+                            }
+                            computed += hits.collect(board, &mut limits, (first + i, rows), (c, end, width), triangle);
+                        }
+                    }
+                }
+            }
+        }
+        computed
+    }
+}
+
+/// A tile with at least one value above a threshold.
+struct Hits {
+    values: [f32; 16 * PANEL],
+    masks: [u32; 16],
+}
+
+impl Hits {
+    /// # Safety
+    /// No other thread has these rows and columns.
+    #[cold]
+    #[inline(never)]
+    unsafe fn collect(
+        &self,
+        board: &Board,
+        limits: &mut Limits,
+        (row, rows): (usize, usize),
+        (column, end, width): (usize, usize, usize),
+        triangle: bool,
+    ) -> usize {
+        let mut computed = 0;
+        for r in 0..rows {
+            let (i, error, mut mask) = (row + r, limits.error[r], self.masks[r]);
+            while mask != 0 {
+                let c = mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                let j = column + c;
+                if j >= end || (triangle && j <= i) {
+                    continue;
+                }
+                let value = self.values[r * width + c] + 0.0;
+                let own = Candidate { lower: value - error, upper: value + error, id: j as u32 };
+                // SAFETY: the caller's promise.
+                let ((floor, mine), (_, theirs)) =
+                    unsafe { (board.offer(i, own), board.offer(j, board.mirrored(i, j, value, error))) };
+                limits.own[r] = floor - error;
+                computed += mine + theirs;
+            }
+        }
+        computed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clusters, exact duplicates, zero rows, and rows beyond what the bounds hold for.
+    fn vectors(n: usize, d: usize) -> Vec<f32> {
+        let mut state = 1u64;
+        let mut next = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        let centres: Vec<f32> = (0..16 * d).map(|_| next()).collect();
+        let mut out: Vec<f32> = (0..n * d).map(|at| centres[at / d % 16 * d + at % d] + 0.3 * next()).collect();
+        for (i, row) in out.chunks_mut(d).enumerate() {
+            match i % 97 {
+                13 => row.fill(0.0),
+                14 => row.copy_from_slice(&centres[..d]),
+                15 => row.iter_mut().for_each(|v| *v *= 1e4),
+                16 if i % 5 == 0 => row.iter_mut().for_each(|v| *v *= 1e18),
+                17 => row.iter_mut().for_each(|v| *v *= 1e-25),
+                _ => {}
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn both_sides_of_a_pair_get_what_a_search_gives() {
+        // One row; less than a tile; one side; three sides, and six.
+        for (n, d, k) in [(1, 3, 2), (7, 5, 9), (200, 40, 3), (700, 33, 10), (1300, 17, 4)] {
+            let data = vectors(n, d);
+            for metric in [Metric::InnerProduct, Metric::Cosine, Metric::SquaredL2] {
+                for codes in [false, true] {
+                    let make = |isa| ExactStore::new(Matrix::new(&data, n, d), metric, None, None, codes, 1, isa);
+                    let store = make(Isa::best()).unwrap();
+                    let (mut scores, mut ids) = (vec![f32::NEG_INFINITY; n * k], vec![-1; n * k]);
+                    if n > 1 {
+                        let out = (k, Shared::of(&mut scores), Shared::of(&mut ids));
+                        store.search_own(k.min(n - 1), out, 1, Isa::best());
+                    }
+                    if metric == Metric::SquaredL2 {
+                        scores.iter_mut().for_each(|s| *s = 0.0 - *s);
+                    }
+                    for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+                        let store = make(isa).unwrap();
+                        for threads in [1, 3] {
+                            let found = store.neighbours(k, threads, isa);
+                            let at = format!("{n} x {d}, {metric:?}, codes {codes}, {isa:?}, {threads} threads");
+                            assert_eq!(found.ids, ids, "{at}");
+                            assert_eq!(found.scores, scores, "{at}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_biased_store_is_searched() {
+        let (n, d, k) = (300, 9, 5);
+        let data = vectors(n, d);
+        let bias: Vec<f32> = (0..n).map(|j| j as f32).collect();
+        let store = ExactStore::new(Matrix::new(&data, n, d), Metric::Cosine, None, Some(&bias), false, 1, Isa::best())
+            .unwrap();
+        let found = store.neighbours(k, 2, Isa::best());
+        let last = |i: usize| if i == n - 1 { n - 2 } else { n - 1 } as i64;
+        assert!((0..n).all(|i| found.ids[i * k] == last(i)));
+    }
+}

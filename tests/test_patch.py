@@ -94,7 +94,10 @@ def test_an_unknown_library_is_an_error_that_lists_the_known_ones():
             change("open-clip")
 
 
-@pytest.mark.parametrize(("library", "package", "extra"), [("open_clip", "open_clip", "clip")])
+@pytest.mark.parametrize(
+    ("library", "package", "extra"),
+    [("open_clip", "open_clip", "clip"), ("lightly", "lightly", "lightly"), ("transformers",) * 3],
+)
 def test_a_missing_library_names_the_line_to_install_it(library, package, extra):
     code = f"import sys; sys.modules[{package!r}] = None; import simtile; simtile.patch({library!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

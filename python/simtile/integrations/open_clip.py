@@ -17,14 +17,15 @@ from __future__ import annotations
 from simtile._extras import missing_extra
 
 try:
-    import torch
     from open_clip import loss as original
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
+import torch
 from torch import Tensor
 
 from simtile.functional import info_nce, pair_softplus, sigmoid_loss
+from simtile.integrations._autocast import as_in_a_product
 from simtile.integrations._patch import Patch
 from simtile.integrations._warn import warn_once
 
@@ -52,7 +53,7 @@ class ClipLoss(original.ClipLoss):
                 image_features, text_features, logit_scale, logit_bias, output_dict
             )
             return dense
-        image, text = _as_in_a_product(image_features), _as_in_a_product(text_features)
+        image, text = as_in_a_product(image_features), as_in_a_product(text_features)
         temperature = _reciprocal(logit_scale)
         if self.world_size > 1:
             loss = self._over_processes(image, text, temperature)
@@ -101,12 +102,12 @@ class SigLipLoss(original.SigLipLoss):
         if _needs_logits(self, SigLipLoss, logit_scale, logit_bias):
             dense: Tensor = super()._loss(image_features, text_features, logit_scale, logit_bias, negative_only)
             return dense
-        image, text = _as_in_a_product(image_features), _as_in_a_product(text_features)
+        image, text = as_in_a_product(image_features), as_in_a_product(text_features)
         bias = 0.0 if logit_bias is None else logit_bias
         if not negative_only:
             return sigmoid_loss(image, text, scale=logit_scale, bias=bias, normalize=False)
-        rows = torch.as_tensor(bias, dtype=torch.float32, device=image.device).expand(image.shape[0])
-        return pair_softplus(image, text, scale=logit_scale, x_bias=rows)
+        rows = torch.as_tensor(bias, dtype=torch.promote_types(image.dtype, torch.float32), device=image.device)
+        return pair_softplus(image, text, scale=logit_scale, x_bias=rows.expand(image.shape[0]))
 
 
 def _needs_logits(loss: object, base: type, *scalars: Tensor | float | None) -> bool:
@@ -119,14 +120,6 @@ def _needs_logits(loss: object, base: type, *scalars: Tensor | float | None) -> 
         warn_once("simtile: logit_scale or logit_bias of several elements, so the logits are computed as in open_clip")
         return True
     return False
-
-
-def _as_in_a_product(features: Tensor) -> Tensor:
-    """Features in the dtype that autocast gives the factors of a product; unchanged outside of autocast."""
-    device = features.device.type
-    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return features
-    return features.to(torch.get_autocast_dtype(device))
 
 
 def _reciprocal(scale: Tensor | float) -> Tensor | float:

@@ -14,8 +14,8 @@ pytest.importorskip("lightly")
 import lightly.loss
 import open_clip.loss
 
+import distributed_cases
 from differential import assert_same, in_dtype, loss_and_gradients
-from ranks import on_ranks
 from simtile.integrations import lightly as our_lightly, open_clip as our_open_clip
 
 B, D = 7, 5  # on each process
@@ -42,8 +42,8 @@ def pair_of(name, options, rank, dtype):
     return mine, theirs
 
 
-def both(rank):
-    """For each case (ours, theirs, texts of our warnings about gradients) of this rank's share of one batch."""
+def both(rank, world_size, folder):
+    """For each case (ours, theirs, texts of our warnings about gradients) of this rank's share of one batch, saved."""
     warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning)  # the originals gather by older functions
     found = []
     for (name, options), dtype in CASES:
@@ -62,12 +62,14 @@ def both(rank):
             result = loss_and_gradients(mine, in_dtype(inputs, dtype))
         texts = [str(w.message) for w in caught if "gradient" in str(w.message)]
         found.append((result, loss_and_gradients(theirs, in_dtype(inputs, torch.float64)), texts))
-    return found
+    torch.save(found, folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    return on_ranks(both, 2, tmp_path_factory.mktemp("ranks"))
+    folder = tmp_path_factory.mktemp("ranks")
+    distributed_cases.start(both, 2, folder)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
 def test_every_mode_equals_the_original(two_ranks):

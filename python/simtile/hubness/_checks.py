@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtile.hubness._methods import BANKLESS, DUAL, METHODS, SOFT, UNIT, Bank, Method, Settings
-from simtile.search import _array, _matrix
+from simtile.search._arrays import as_array, as_matrix
 
 COMPAT = {
     "qbnorm": frozenset({"inverted_softmax", "dynamic_inverted_softmax"}),
@@ -70,7 +70,7 @@ def vectors(
     name: str, value: Any, *, columns: int | None = None, unit_for: Method | None = None
 ) -> NDArray[np.float32]:
     """Finite float32 rows (N, D); of unit length where an affine form needs it and the metric does not make them so."""
-    rows = _matrix(name, value, columns=columns)
+    rows = as_matrix(name, value, columns=columns)
     if unit_for in UNIT and len(rows):
         off = np.abs(np.einsum("ij,ij->i", rows, rows) - 1)
         if off.max() > 1e-3:
@@ -130,7 +130,7 @@ def positions(name: str, value: Any, n: int) -> NDArray[np.int64]:
 
 def candidates(scores: Any, ids: Any, n: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Candidate lists (M, C): finite scores, different ids of a row, -1 for padding."""
-    values, items = np.asarray(_array("scores", scores), np.float64), _array("ids", ids)
+    values, items = np.asarray(as_array("scores", scores), np.float64), as_array("ids", ids)
     if values.ndim != 2 or values.shape != items.shape:
         raise ValueError(f"scores, ids: one shape (M, C), got {values.shape} and {items.shape}")
     if not np.issubdtype(items.dtype, np.integer):

@@ -26,7 +26,7 @@ from simtile.hubness._model import Model
 from simtile.hubness._search import search
 from simtile.hubness._summary import Executor, How, Metric, Precision, prepare
 from simtile.hubness._tune import Objective, tune
-from simtile.search import _like, _mask, _threads
+from simtile.search._arrays import as_mask, like, thread_count
 
 Array = Any
 """A NumPy array or a torch tensor on the CPU."""
@@ -156,7 +156,7 @@ class HubnessReducer:
                 raise ValueError(f"{bank}_bank: at least {settings.least_bank} rows, got {len(banks[bank])}")
         model = Model(
             settings,
-            How(self.metric, self.precision, _threads(self.num_threads), self.executor),
+            How(self.metric, self.precision, thread_count(self.num_threads), self.executor),
             items,
             betas=further_betas(settings, betas),
             bank_folder=None if self.bank_folder is None else Path(self.bank_folder),
@@ -222,14 +222,14 @@ class HubnessReducer:
             raise TypeError(f"k: an integer, got {type(k).__name__}")
         if k < 0:
             raise ValueError(f"k: at least 0, got {k}")
-        mask = _mask(filter, len(model.gallery))
-        threads = _threads(self.num_threads if num_threads is None else num_threads)
+        mask = as_mask(filter, len(model.gallery))
+        threads = thread_count(self.num_threads if num_threads is None else num_threads)
         allowed = None if mask is None else mask.astype(bool)
         scores, ids = search(model, rows, int(k), allowed, compat=self.compat, num_threads=threads)
         scores = scores.astype(np.float32)
         if queries.ndim == 1:
             scores, ids = scores[0], ids[0]
-        return _like(queries, scores), _like(queries, ids)
+        return like(queries, scores), like(queries, ids)
 
     def transform(
         self, scores: Array, ids: Array, *, queries: Array | None = None, k: int | None = None
@@ -262,7 +262,7 @@ class HubnessReducer:
         if rows is not None and len(rows) != len(values):
             raise ValueError(f"queries: {len(values)} rows as scores has, got {len(rows)}")
         values, items = rerank(model, values, items, rows, k, compat=self.compat)
-        return _like(scores, values.astype(np.float32)), _like(ids, items)
+        return like(scores, values.astype(np.float32)), like(ids, items)
 
     def augment(self, gallery: Array | None = None) -> NDArray[np.float32]:
         """(N, D + 1) vectors whose inner product with :meth:`augment_queries` is the corrected score, for any index.

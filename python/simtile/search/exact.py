@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: NumPy arrays or torch tensors in, the same kind out; torch itself is never imported here.
+"""Exact nearest neighbours.
 
 A first pass over 8-bit codes (or in float32) leaves the few items that its proved error bound cannot exclude; their
 scores are then taken in float64. The result is that of sorting all float64 scores, equal scores by the smaller id: the
@@ -8,21 +8,18 @@ same bits whatever the first pass, the processor or the number of threads.
 from __future__ import annotations
 
 import functools
-import os
-import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from simtile import _core
+from simtile.search._arrays import as_count, as_csr, as_mask, as_matrix, like, per_item, thread_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     Array = TypeVar("Array", NDArray[Any], Tensor)
-
-__all__ = ["ExactIndex"]
 
 Metric: TypeAlias = Literal["ip", "cosine", "l2"]
 FirstPass: TypeAlias = Literal["auto", "i8", "f32"]
@@ -80,16 +77,16 @@ class ExactIndex:
             raise ValueError(f'metric: one of "ip", "cosine", "l2", got {metric!r}')
         if first_pass not in ("auto", "i8", "f32"):
             raise ValueError(f'first_pass: one of "auto", "i8", "f32", got {first_pass!r}')
-        rows = _matrix("vectors", vectors)
-        scale, bias = _per_item("item_scale", item_scale, len(rows)), _per_item("item_bias", item_bias, len(rows))
+        rows = as_matrix("vectors", vectors)
+        scale, bias = per_item("item_scale", item_scale, len(rows)), per_item("item_bias", item_bias, len(rows))
         if metric == "l2" and (scale is not None or bias is not None):
             raise ValueError('item_scale, item_bias: for metric "ip" and "cosine" only, got "l2"')
         self.metric = metric
-        self._kind = functools.partial(_like, vectors[:0])
+        self._kind = functools.partial(like, vectors[:0])
 
         def store(codes: bool) -> _core.ExactStore:
             return _core.ExactStore(
-                rows, metric=metric, codes=codes, item_scale=scale, item_bias=bias, num_threads=_threads(None)
+                rows, metric=metric, codes=codes, item_scale=scale, item_bias=bias, num_threads=thread_count(None)
             )
 
         codes = first_pass == "i8" or (first_pass == "auto" and _worth_codes(rows))
@@ -138,20 +135,20 @@ class ExactIndex:
         ------
         TypeError, ValueError      naming the argument
         """
-        rows = _matrix("queries", queries, columns=self.dim)
-        k = _count("k", k)
-        indptr, indices = _csr(exclude, len(rows), len(self))
+        rows = as_matrix("queries", queries, columns=self.dim)
+        k = as_count("k", k)
+        indptr, indices = as_csr(exclude, len(rows), len(self))
         scores, ids, _ = self._store.search(
             rows,
             k,
-            filter=_mask(filter, len(self)),
+            filter=as_mask(filter, len(self)),
             indptr=indptr,
             indices=indices,
-            num_threads=_threads(num_threads),
+            num_threads=thread_count(num_threads),
         )
         if queries.ndim == 1:
             scores, ids = scores[0], ids[0]
-        return _like(queries, scores), _like(queries, ids)
+        return like(queries, scores), like(queries, ids)
 
     def range_search(
         self,
@@ -185,13 +182,13 @@ class ExactIndex:
         >>> index.range_search(np.array([0.4]), 1.0)[2]
         array([0, 1])
         """
-        rows = _matrix("queries", queries, columns=self.dim)
+        rows = as_matrix("queries", queries, columns=self.dim)
         if isinstance(radius, bool) or not isinstance(radius, (int, float, np.integer, np.floating)):
             raise TypeError(f"radius: a number, got {type(radius).__name__}")
         found = self._store.within(
-            rows, float(radius), filter=_mask(filter, len(self)), num_threads=_threads(num_threads)
+            rows, float(radius), filter=as_mask(filter, len(self)), num_threads=thread_count(num_threads)
         )
-        indptr, scores, ids = (_like(queries, part) for part in found)
+        indptr, scores, ids = (like(queries, part) for part in found)
         return indptr, scores, ids
 
     def knn_graph(self, k: int, *, num_threads: int | None = None) -> tuple[Any, Any]:
@@ -217,7 +214,7 @@ class ExactIndex:
         Some 12 (k + 48) bytes an item for candidates, besides the result. With item_scale or item_bias a score depends
         on which of the two is the item, and all items are searched for.
         """
-        scores, ids, _ = self._store.neighbours(_count("k", k), num_threads=_threads(num_threads))
+        scores, ids, _ = self._store.neighbours(as_count("k", k), num_threads=thread_count(num_threads))
         return self._kind(scores), self._kind(ids)
 
 
@@ -232,120 +229,3 @@ def _excludes_enough(store: _core.ExactStore, rows: NDArray[np.float32]) -> bool
     probes = np.ascontiguousarray(rows[:: max(1, len(rows) // _PROBES)][:_PROBES])
     _, _, rescored = store.search(probes, _PROBE_K)
     return rescored <= _MOST_RESCORED * len(probes) * len(rows)
-
-
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: an integer, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{name}: at least 0, got {value}")
-    return int(value)
-
-
-def _threads(wanted: int | None) -> int:
-    if wanted is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(wanted, bool) or not isinstance(wanted, (int, np.integer)):
-        raise TypeError(f"num_threads: an integer or None, got {type(wanted).__name__}")
-    if wanted < 1:
-        raise ValueError(f"num_threads: at least 1, got {wanted}")
-    return int(wanted)
-
-
-def _is_tensor(value: object) -> bool:
-    torch = sys.modules.get("torch")  # a tensor came in only if torch is loaded
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def _array(name: str, value: Any) -> NDArray[Any]:
-    """``value`` as a NumPy array, without a copy where the dtype has one."""
-    if isinstance(value, np.ndarray):
-        return value
-    if not _is_tensor(value):
-        raise TypeError(f"{name}: a NumPy array or a torch tensor, got {type(value).__name__}")
-    if value.device.type != "cpu":
-        raise TypeError(f"{name}: a tensor on the CPU, got one on {value.device}")
-    value = value.detach()
-    # NumPy has no bfloat16; float32 holds all of its values.
-    return np.asarray((value.float() if value.dtype.itemsize == 2 and value.is_floating_point() else value).numpy())
-
-
-def _floats(name: str, value: Any) -> NDArray[np.float32]:
-    array = _array(name, value)
-    if array.dtype not in (np.float32, np.float16, np.float64):
-        raise TypeError(f"{name}: float16, bfloat16, float32 or float64, got {array.dtype}")
-    with np.errstate(over="ignore"):
-        return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _matrix(name: str, value: Any, *, columns: int | None = None) -> NDArray[np.float32]:
-    """Rows of finite float32; with ``columns`` given a single row may come as one dimension."""
-    rows = _floats(name, value)
-    if columns is not None and getattr(value, "ndim", None) == 1:
-        rows = rows.reshape(1, -1)
-    if getattr(value, "ndim", None) == 0 or rows.ndim != 2:
-        wanted = "(N, D)" if columns is None else f"(M, {columns}) or ({columns},)"
-        raise ValueError(f"{name}: shape {wanted}, got {tuple(value.shape)}")
-    if rows.shape[1] != (columns or max(rows.shape[1], 1)):
-        raise ValueError(f"{name}: {columns or 'at least 1'} columns, got {rows.shape[1]}")
-    if not np.isfinite(rows).all():
-        bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))[0]
-        raise ValueError(f"{name}: finite values in float32, got NaN or infinity in row {bad}")
-    return rows
-
-
-def _per_item(name: str, value: Any, n: int) -> NDArray[np.float32] | None:
-    if value is None:
-        return None
-    values = _floats(name, value)
-    if value.ndim != 1 or len(values) != n:
-        raise ValueError(f"{name}: shape ({n},), got {tuple(value.shape)}")
-    bad = np.flatnonzero(~np.isfinite(values))
-    if len(bad):
-        raise ValueError(f"{name}: finite values in float32, got NaN or infinity at {bad[0]}")
-    return values
-
-
-def _integers(name: str, value: Any) -> NDArray[np.int64]:
-    array = _array(name, value)
-    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or array.size == 0):
-        raise TypeError(f"{name}: integers of one dimension, got {array.dtype} of shape {array.shape}")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
-def _mask(filter: Any, n: int) -> NDArray[np.uint8] | None:
-    """A byte an item, 1 where it may be returned."""
-    if filter is None:
-        return None
-    array = _array("filter", filter)
-    if array.dtype == np.bool_:
-        if array.shape != (n,):
-            raise ValueError(f"filter: a mask of shape ({n},), got {array.shape}")
-        return np.ascontiguousarray(array).view(np.uint8)
-    ids = _integers("filter", filter)
-    if len(ids) and not (ids.min() >= 0 and ids.max() < n):
-        raise ValueError(f"filter: ids in 0..{n - 1}, got {ids.min()}..{ids.max()}")
-    mask = np.zeros(n, np.uint8)
-    mask[ids] = 1
-    return mask
-
-
-def _csr(exclude: Any, m: int, n: int) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
-    """Checked, and the ids of each query sorted."""
-    if exclude is None:
-        return None, None
-    if not isinstance(exclude, tuple) or len(exclude) != 2:
-        raise TypeError(f"exclude: a pair (indptr, indices) or None, got {type(exclude).__name__}")
-    indptr, indices = _integers("exclude[0] (indptr)", exclude[0]), _integers("exclude[1] (indices)", exclude[1])
-    rising = len(indptr) == m + 1 and indptr[0] == 0 and (np.diff(indptr) >= 0).all() and indptr[-1] == len(indices)
-    if not rising:
-        wanted = f"{m + 1} rising values from 0 to {len(indices)}"
-        raise ValueError(f"exclude[0] (indptr): {wanted}, got {len(indptr)} values")
-    if len(indices) and not (indices.min() >= 0 and indices.max() < n):
-        raise ValueError(f"exclude[1] (indices): ids in 0..{n - 1}, got {indices.min()}..{indices.max()}")
-    rows = np.repeat(np.arange(m), np.diff(indptr))
-    return indptr, indices[np.lexsort((indices, rows))]
-
-
-def _like(example: Any, array: NDArray[Any]) -> Any:
-    return sys.modules["torch"].from_numpy(array) if _is_tensor(example) else array

@@ -1,0 +1,104 @@
+"""An index as a folder: ``index.json`` (items, queries, settings), ``arrays.safetensors``, ``scores.journal``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simtile.cur.arrays_file import read_arrays, write_arrays
+from simtile.cur.buying import Shop
+from simtile.cur.item_matrix import dequantized, quantized
+from simtile.cur.journal import ScoreJournal
+from simtile.cur.knowledge import Knowledge
+from simtile.cur.learned import Learned
+from simtile.cur.posterior import Choice
+from simtile.cur.retrieval import Retrieval, RetrieverFunction
+from simtile.cur.scorers import Scorer
+
+__all__ = ["load", "save"]
+
+FORMAT = 1
+
+
+def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, queries: Sequence[Any]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    learned = knowledge.learned
+    description = {
+        "format": FORMAT,
+        "scorer": shop.scorer.version,
+        "rank": knowledge.rank,
+        "dtype": knowledge.dtype,
+        "embedding_weight": learned.embedding_weight,
+        "offset": learned.offset,
+        "offset_variance": learned.offset_variance,
+        "residual_variance": learned.residual_variance,
+        "choices": [[*key, vars(choice)] for key, choice in knowledge.choices.items()],
+        "items": shop.items,
+        "queries": list(queries),
+    }
+    try:
+        text = json.dumps(description)
+    except TypeError as error:
+        raise TypeError(f"items, queries: JSON values, to be saved; {error}") from error
+    arrays: dict[str, Any] = {"allowed": retrieval.allowed, "mean": learned.mean, "query_mean": learned.query_mean}
+    for name, vectors in (("factors", learned.factors), ("embeddings", retrieval.embeddings)):
+        if vectors is not None:
+            arrays.update({f"{name}.{part}": array for part, array in quantized(vectors, knowledge.dtype).items()})
+    if knowledge.query_embeddings is not None:
+        arrays["query_embeddings"] = knowledge.query_embeddings
+    if knowledge.listed:
+        arrays["listed"] = np.concatenate(knowledge.listed)
+        arrays["listed_counts"] = np.array([len(ids) for ids in knowledge.listed])
+    journal = path / "scores.journal"
+    if shop.journal.path is None or not journal.exists() or not journal.samefile(shop.journal.path):
+        unfinished = path / "scores.journal.unfinished"
+        unfinished.unlink(missing_ok=True)
+        shop.journal.copy_to(unfinished)
+        unfinished.replace(journal)
+    write_arrays(path / "arrays.safetensors", arrays)
+    (path / "index.json").write_text(text)
+
+
+def load(
+    path: Path, scorer: Scorer, function: RetrieverFunction | None
+) -> tuple[Shop, Retrieval, Knowledge, list[Any]]:
+    description = json.loads((path / "index.json").read_text())
+    if description["format"] != FORMAT:
+        raise ValueError(f"{path}: format {FORMAT}, got {description['format']}")
+    if description["scorer"] != scorer.version:
+        raise ValueError(
+            f"scorer: version {description['scorer']!r}, as the index was built with, got {scorer.version!r}"
+        )
+    arrays = read_arrays(path / "arrays.safetensors")
+    items, dtype = description["items"], description["dtype"]
+    embeddings = _vectors(arrays, "embeddings")
+    retrieval = Retrieval(len(items), embeddings, function, dtype)
+    retrieval.allowed = arrays["allowed"].copy()
+    knowledge = Knowledge(description["rank"], dtype, arrays.get("query_embeddings"))
+    if "listed" in arrays:
+        knowledge.listed = np.split(arrays["listed"], np.cumsum(arrays["listed_counts"])[:-1])
+    factors = _vectors(arrays, "factors")
+    assert factors is not None
+    names = ("embedding_weight", "offset", "offset_variance", "residual_variance")
+    learned = Learned(
+        mean=arrays["mean"],
+        factors=factors.astype(np.float64),
+        query_mean=arrays["query_mean"],
+        **{name: description[name] for name in names},
+    )
+    shop = Shop(scorer, ScoreJournal(path / "scores.journal", version=scorer.version), items)
+    numbers = shop.journal.query_numbers(description["queries"])
+    choices = {
+        (k, budget, rounds, centred): Choice(**chosen) for k, budget, rounds, centred, chosen in description["choices"]
+    }
+    knowledge.restore(shop.rows_of(numbers), learned, choices)
+    return shop, retrieval, knowledge, description["queries"]
+
+
+def _vectors(arrays: dict[str, Any], name: str) -> Any:
+    parts = {part: arrays[f"{name}.{part}"] for part in ("values", "scale") if f"{name}.{part}" in arrays}
+    return dequantized(parts) if parts else None

@@ -47,7 +47,26 @@ def _info_nce(**options: Any) -> Callable[..., Case]:
     return case
 
 
+def _nt_xent_of_labels(query: Tensor, key: Tensor, query_ids: Tensor, **options: Any) -> Tensor:
+    return F.nt_xent(query, key, labels=query_ids, **options)
+
+
+def _sup_con(
+    query: Tensor, query_ids: Tensor, key: Tensor | None = None, key_ids: Tensor | None = None, **options: Any
+) -> Tensor:
+    return F.sup_con(query, query_ids, keys=key, key_labels=key_ids, **options)
+
+
+def _cwcl(query: Tensor, key: Tensor, features: Tensor, **options: Any) -> Tensor:
+    return F.cwcl(query, key, features.detach(), **options)
+
+
+def _guided(query: Tensor, key: Tensor, features: Tensor, **options: Any) -> Tensor:
+    return F.filtered_info_nce(query, key, guide=(features.detach(), features.detach().roll(1, 1)), **options)
+
+
 _IDS = ("query_ids", "key_ids")
+BLOCKS = ("query_key", "query_query", "key_query", "key_key")
 CASES: dict[str, Case] = {
     "info_nce": _info_nce()(),
     "info_nce_sum": _info_nce(reduction="sum")(),
@@ -64,6 +83,17 @@ CASES: dict[str, Case] = {
         *_IDS, "row_negatives", extra=True, shared=("negatives",)
     ),
     "info_nce_inner_products": _info_nce(normalize=False, symmetric=True)(),
+    "nt_xent": Case(F.nt_xent, ("query", "key"), ("temperature",)),
+    "nt_xent_labels": Case(_nt_xent_of_labels, ("query", "key", "query_ids", "weight"), ("temperature",)),
+    "sup_con": Case(_sup_con, ("query", "query_ids", "weight"), ("temperature",)),
+    "sup_con_in": Case(_sup_con, ("query", "query_ids"), ("temperature",), options={"form": "in"}),
+    "sup_con_keys": Case(_sup_con, ("query", "key", *_IDS), ("temperature",), True),
+    "cwcl": Case(_cwcl, ("query", "key", "features"), ("temperature",)),
+    "cwcl_one_sided": Case(_cwcl, ("query", "key", "features"), ("temperature",), options={"symmetric": False}),
+    "filtered_info_nce": Case(F.filtered_info_nce, shared=("temperature",), options={"margin": -0.1}),
+    "filtered_info_nce_guided": Case(
+        _guided, ("query", "key", "features", "weight"), ("temperature",), options={"blocks": BLOCKS}
+    ),
     "sigmoid_loss": Case(F.sigmoid_loss, shared=("scale", "bias")),
     "sigmoid_loss_ids": Case(F.sigmoid_loss, ("query", "key", *_IDS), ("scale", "bias"), True),
     "sigmoid_loss_sum": Case(F.sigmoid_loss, shared=("scale", "bias"), options={"reduction": "sum"}),
@@ -79,6 +109,7 @@ def everything(dtype: torch.dtype) -> dict[str, Tensor]:
         "query": rng.normal(size=(B, D)),
         "key": rng.normal(size=(B, D)),
         "extra": rng.normal(size=(E, D)),
+        "features": rng.normal(size=(B, 5)),
         "row_negatives": rng.normal(size=(B, 3, D)),
         "negatives": rng.normal(size=(5, D)),
         "temperature": np.asarray(0.2),

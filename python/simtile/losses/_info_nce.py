@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from simtile._losses.filtered import Block, MarginStrategy
-    from simtile.functional import CSR, PlanName, Reduction
+    from simtile.functional import CSR, PlanName, ProcessGroup, Reduction
 
 
 class InfoNCELoss(ContrastiveLoss):
@@ -24,7 +24,7 @@ class InfoNCELoss(ContrastiveLoss):
     temperature : float      0.07 as in CLIP; where it starts if it is learnt
     learn_temperature : bool      the parameter ``log_scale`` = log(1 / temperature) is trained, a scalar as in CLIP
     max_scale : float      1 / temperature is cut off here, 100 as in CLIP; only when learnt
-    symmetric, normalize, label_smoothing, reduction, plan      see :func:`simtile.functional.info_nce`
+    symmetric, normalize, label_smoothing, reduction, plan, process_group      see :func:`simtile.functional.info_nce`
 
     Raises
     ------
@@ -49,10 +49,11 @@ class InfoNCELoss(ContrastiveLoss):
         label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
         plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             temperature, learn_temperature, max_scale, symmetric=symmetric, normalize=normalize,
-            label_smoothing=label_smoothing, reduction=reduction, plan=plan,
+            label_smoothing=label_smoothing, reduction=reduction, plan=plan, process_group=process_group,
         )  # fmt: skip
 
     def forward(
@@ -80,7 +81,7 @@ class NTXentLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    normalize, reduction, plan      see :func:`simtile.functional.nt_xent`
+    normalize, reduction, plan, process_group      see :func:`simtile.functional.nt_xent`
 
     Examples
     --------
@@ -92,9 +93,11 @@ class NTXentLoss(ContrastiveLoss):
     def __init__(
         self, temperature: float = 0.1, *, learn_temperature: bool = False, max_scale: float = 100.0,
         normalize: bool = True, reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            temperature, learn_temperature, max_scale, normalize=normalize, reduction=reduction, plan=plan
+            temperature, learn_temperature, max_scale, normalize=normalize, reduction=reduction, plan=plan,
+            process_group=process_group,
         )  # fmt: skip
 
     def forward(
@@ -112,7 +115,7 @@ class SupConLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    form, normalize, reduction, plan      see :func:`simtile.functional.sup_con`
+    form, normalize, reduction, plan, process_group      see :func:`simtile.functional.sup_con`
 
     Examples
     --------
@@ -124,10 +127,12 @@ class SupConLoss(ContrastiveLoss):
     def __init__(
         self, temperature: float = 0.1, *, learn_temperature: bool = False, max_scale: float = 100.0,
         form: str = "out", normalize: bool = True, reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            temperature, learn_temperature, max_scale, form=form, normalize=normalize, reduction=reduction, plan=plan
-        )
+            temperature, learn_temperature, max_scale, form=form, normalize=normalize, reduction=reduction, plan=plan,
+            process_group=process_group,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -152,16 +157,17 @@ class CWCLLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    symmetric, normalize, reduction, plan      see :func:`simtile.functional.cwcl`
+    symmetric, normalize, reduction, plan, process_group      see :func:`simtile.functional.cwcl`
     """
 
     def __init__(
         self, temperature: float = 0.07, *, learn_temperature: bool = False, max_scale: float = 100.0,
         symmetric: bool = True, normalize: bool = True, reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
             temperature, learn_temperature, max_scale, symmetric=symmetric, normalize=normalize, reduction=reduction,
-            plan=plan,
+            plan=plan, process_group=process_group,
         )  # fmt: skip
 
     def forward(
@@ -186,7 +192,8 @@ class FilteredInfoNCELoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    margin, margin_strategy, blocks, normalize, reduction, plan      see :func:`simtile.functional.filtered_info_nce`
+    margin, margin_strategy, blocks, normalize, reduction, plan, process_group
+        see :func:`simtile.functional.filtered_info_nce`
     """
 
     def __init__(
@@ -194,10 +201,11 @@ class FilteredInfoNCELoss(ContrastiveLoss):
         margin: float | None = 0.0, margin_strategy: MarginStrategy = "absolute",
         blocks: Sequence[Block] = ("query_key",), normalize: bool = True, reduction: Reduction = "mean",
         plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
             temperature, learn_temperature, max_scale, margin=margin, margin_strategy=margin_strategy,
-            blocks=tuple(blocks), normalize=normalize, reduction=reduction, plan=plan,
+            blocks=tuple(blocks), normalize=normalize, reduction=reduction, plan=plan, process_group=process_group,
         )  # fmt: skip
 
     def forward(

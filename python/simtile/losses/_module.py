@@ -42,5 +42,5 @@ class ContrastiveLoss(nn.Module):
     def extra_repr(self) -> str:
         """What distinguishes this loss when it is printed."""
         learnt = ", learn_temperature=True" if self.log_scale is not None else ""
-        options = "".join(f", {name}={value!r}" for name, value in self.options.items())
+        options = "".join(f", {name}={value!r}" for name, value in self.options.items() if value is not None)
         return f"temperature={self.temperature:g}{learnt}{options}"

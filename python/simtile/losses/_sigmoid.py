@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from simtile import functional
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 class SigLIPLoss(nn.Module):
@@ -21,7 +21,7 @@ class SigLIPLoss(nn.Module):
     ----------
     scale, bias : float      10 and -10 as in the paper; where they start if they are learnt
     learn_scale : bool      the parameters ``log_scale`` = log(scale) and ``bias`` are trained, scalars as in the paper
-    normalize, reduction, plan      see :func:`simtile.functional.sigmoid_loss`
+    normalize, reduction, plan, process_group      see :func:`simtile.functional.sigmoid_loss`
 
     Raises
     ------
@@ -42,12 +42,14 @@ class SigLIPLoss(nn.Module):
         normalize: bool = True,
         reduction: Reduction = "mean",
         plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__()
         if not (scale > 0 and math.isfinite(scale)):
             raise ValueError(f"scale: a finite number above 0, got {scale}")
         self.scale, self.initial_bias = float(scale), float(bias)
         self.normalize, self.reduction, self.plan = normalize, reduction, plan
+        self.process_group = process_group
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale))) if learn_scale else None
         self.bias = nn.Parameter(torch.tensor(float(bias))) if learn_scale else None
 
@@ -58,7 +60,7 @@ class SigLIPLoss(nn.Module):
         return functional.sigmoid_loss(
             query, key, scale=self.scale if self.log_scale is None else self.log_scale.exp(),
             bias=self.initial_bias if self.bias is None else self.bias, normalize=self.normalize, query_ids=query_ids,
-            key_ids=key_ids, reduction=self.reduction, plan=self.plan,
+            key_ids=key_ids, reduction=self.reduction, plan=self.plan, process_group=self.process_group,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -46,8 +46,8 @@ def main() -> None:
     torch.manual_seed(0)  # the same weights, and the same views of the hidden vectors, on every rank
     towers = TwoTowers()
     views = torch.randn(8, 32), torch.randn(8, 24)
-    # The temperature is outside of what is wrapped (FSDP2 shards no scalars), so its gradient is averaged below. Inside a
-    # model that DDP wraps, DDP does that.
+    # The temperature is outside of what is wrapped (FSDP2 shards no scalars), so its gradient is averaged below. Inside
+    # a model that DDP wraps, DDP does that.
     loss = InfoNCELoss(learn_temperature=True, symmetric=True, process_group=distributed.ring())
     if options.wrap == "ddp":
         model: nn.Module = DistributedDataParallel(towers)

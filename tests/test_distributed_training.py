@@ -168,7 +168,7 @@ def test_ranks_that_call_differently_are_told_so_instead_of_waiting(ranks):
         columns, options, ids, gradients = part["disagreement"]
         assert columns == f"process_group: the ranks differ in the columns D: {list(range(3, 3 + W))} by rank"
         assert "directions or reduction" in options
-        assert "whether ids are given" in ids
+        assert "which of ids" in ids
         assert "which inputs need a gradient" in gradients
 
 

@@ -45,6 +45,7 @@ class _Shard(NamedTuple):
     y: Tensor
     y_ids: Tensor | None = None
     y_bias: Tensor | None = None
+    guide_y: Tensor | None = None
     column: Tensor | None = None
     column_grad: Tensor | None = None
 
@@ -67,7 +68,7 @@ class JoinedLSE(Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
         own: Tensor | None = None
         rows = x.new_full((x.shape[0],), -math.inf, dtype=loss_dtype(x)) if row else None
-        mine = _Shard(y, pairs.y_ids, y_bias)
+        mine = _Shard(y, pairs.y_ids, y_bias, pairs.guide_y)
 
         def visit(owner: int, parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             nonlocal own, rows
@@ -99,7 +100,7 @@ class JoinedLSE(Function):
         row_grad, column_grad, own_grad = grads
         if columns is not None and column_grad is None:
             column_grad = torch.zeros_like(columns)  # every rank's shard has the same parts
-        mine = _Shard(y, ctx.pairs.y_ids, y_bias, columns, column_grad)
+        mine = _Shard(y, ctx.pairs.y_ids, y_bias, ctx.pairs.guide_y, columns, column_grad)
 
         def block(shard: _Shard, pairs: Pairs, here: bool, want: Want) -> Gradients:
             return _ops.lse_backward(
@@ -169,7 +170,7 @@ def softplus_tour(
         rows.add_(part)
         return found
 
-    found = _gathered(inputs, _Shard(y, pairs.y_ids, y_bias), pairs, want, tour, block)
+    found = _gathered(inputs, _Shard(y, pairs.y_ids, y_bias, pairs.guide_y), pairs, want, tour, block)
     return rows, found
 
 
@@ -199,7 +200,7 @@ def _block(pairs: Pairs, shard: _Shard, here: bool) -> Pairs:
     """The pairs of this rank's x with one shard: lists and the diagonal are about its own."""
     if here:
         return pairs
-    return Pairs(pairs.x_ids, shard.y_ids, pairs.ids_mode)
+    return pairs._replace(y_ids=shard.y_ids, guide_y=shard.guide_y, indptr=None, indices=None, diagonal="keep")
 
 
 def _added(total: Tensor | None, part: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -28,7 +28,7 @@ class _Call(NamedTuple):
     operation: int
     columns: int
     dtype: int
-    ids: int
+    given: int
     options: int
     gradients: int
 
@@ -37,7 +37,7 @@ _MEANING = {
     "operation": "the loss or its options",
     "columns": "the columns D",
     "dtype": "the dtype",
-    "ids": "whether ids are given",
+    "given": "which of ids, threshold and guide are given",
     "options": "the loss's directions or reduction",
     "gradients": "which inputs need a gradient",
 }
@@ -59,7 +59,7 @@ class JoinedPool:
                 x, y, scale, x_bias, y_bias, pairs, row=False, column=False, positive=positive, plan=plan
             )  # fmt: skip
         inputs = Inputs(x, y, scale, x_bias, y_bias)
-        _, tour = self._tours("pair_lse", inputs, pairs.y_ids, options=row + 2 * column + 4 * positive)
+        _, tour = self._tours("pair_lse", inputs, pairs, options=row + 2 * column + 4 * positive)
         found: tuple[Tensor | None, Tensor | None, Tensor | None]
         found = apply(JoinedLSE, *inputs, pairs, row, column, positive, plan, tour)
         return found
@@ -70,7 +70,7 @@ class JoinedPool:
     ) -> Tensor:  # fmt: skip
         """As :class:`simtile._pool.Pool`."""
         inputs = Inputs(x, y, scale, x_bias, y_bias)
-        x_tour, tour = self._tours("pair_softplus", inputs, pairs.y_ids, options=int(reduction == "none"))
+        x_tour, tour = self._tours("pair_softplus", inputs, pairs, options=int(reduction == "none"))
         want = _ops.wanted(*inputs)
         total: Tensor
         if reduction == "none":
@@ -103,22 +103,23 @@ class JoinedPool:
     def class_sums(self, x_ids: Tensor, y: Tensor, y_ids: Tensor) -> tuple[Tensor, Tensor]:
         """As :class:`simtile._pool.Pool`."""
         wide = y.to(loss_dtype(y))
-        x_tour, y_tour = self._tours("class_sums", Inputs(x_ids, wide, 1.0, None, None), y_ids, options=0)
+        x_tour, y_tour = self._tours("class_sums", Inputs(x_ids, wide, 1.0, None, None), Pairs(x_ids, y_ids), options=0)
         counted = torch.cat([wide, torch.ones_like(wide[:, :1])], 1)
         sums = joined_class_sums(x_ids, counted, y_ids, x_tour, y_tour)
         return sums[:, :-1], sums[:, -1].detach()
 
-    def _tours(self, operation: str, inputs: Inputs, y_ids: Tensor | None, *, options: int) -> tuple[Tour, Tour]:
+    def _tours(self, operation: str, inputs: Inputs, pairs: Pairs, *, options: int) -> tuple[Tour, Tour]:
         """Tours of the rows of x and of y, after the ranks have told each other what they are about to do."""
         x, y = inputs.x, inputs.y
         if traced(y):
             raise ValueError(
                 "process_group: compile the towers and leave the loss outside; got a traced or fake tensor"
             )
-        bits = sum(1 << place for place, needed in enumerate(_ops.wanted(*inputs)) if needed)
+        wanted = _ops.wanted(*inputs)
         mine = _Call(
             x.shape[0], y.shape[0], _OPERATIONS.index(operation), y.shape[1], _DTYPES.index(y.dtype),
-            int(y_ids is not None), options, bits,
+            _given(pairs.y_ids, pairs.threshold, pairs.guide_y), options,
+            sum(1 << place for place, needed in enumerate(wanted) if needed),
         )  # fmt: skip
         calls = [_Call(*row) for row in torch.stack(every_rank(self.ranks, _int64(mine, y))).tolist()]
         for name, meaning in _MEANING.items():
@@ -126,6 +127,10 @@ class JoinedPool:
             if len(set(values)) > 1:
                 raise ValueError(f"process_group: the ranks differ in {meaning}: {values} by rank")
         return Tour(self.ranks, [call.x_rows for call in calls]), Tour(self.ranks, [call.y_rows for call in calls])
+
+
+def _given(*arguments: Tensor | None) -> int:
+    return sum(1 << place for place, argument in enumerate(arguments) if argument is not None)
 
 
 def _int64(values: tuple[int, ...], like: Tensor) -> Tensor:

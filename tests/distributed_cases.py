@@ -47,7 +47,7 @@ def _info_nce(**options: Any) -> Callable[..., Case]:
     return case
 
 
-def _nt_xent_of_labels(query: Tensor, key: Tensor, query_ids: Tensor, **options: Any) -> Tensor:
+def _nt_xent(query: Tensor, key: Tensor, query_ids: Tensor | None = None, **options: Any) -> Tensor:
     return F.nt_xent(query, key, labels=query_ids, **options)
 
 
@@ -83,8 +83,8 @@ CASES: dict[str, Case] = {
         *_IDS, "row_negatives", extra=True, shared=("negatives",)
     ),
     "info_nce_inner_products": _info_nce(normalize=False, symmetric=True)(),
-    "nt_xent": Case(F.nt_xent, ("query", "key"), ("temperature",)),
-    "nt_xent_labels": Case(_nt_xent_of_labels, ("query", "key", "query_ids", "weight"), ("temperature",)),
+    "nt_xent": Case(_nt_xent, ("query", "key"), ("temperature",)),
+    "nt_xent_labels": Case(_nt_xent, ("query", "key", "query_ids", "weight"), ("temperature",)),
     "sup_con": Case(_sup_con, ("query", "query_ids", "weight"), ("temperature",)),
     "sup_con_in": Case(_sup_con, ("query", "query_ids"), ("temperature",), options={"form": "in"}),
     "sup_con_keys": Case(_sup_con, ("query", "key", *_IDS), ("temperature",), True),

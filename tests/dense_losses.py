@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -98,3 +100,103 @@ def filtered_info_nce(
             s = s.masked_fill(gx @ gy.T > (own - margin * (own.abs() if relative else 1.0))[:, None], -torch.inf)
         others.append(s)
     return reduced(log_ratio((q * k[:n]).sum(1) / temperature, torch.cat(others, 1)), weight, reduction)
+
+
+def uniformity(x, y=None, t=2.0):
+    """Wang & Isola, arXiv:2005.10242, eq. 3: log mean_{i ≠ j} exp(-t ‖x_i - y_j‖²)."""
+    x, y = rows_of(x, x if y is None else y)
+    off = ~torch.eye(len(x), len(y), dtype=torch.bool)
+    squared = ((x[:, None] - y[None]) ** 2).sum(-1)
+    return (-t * squared[off]).exp().mean().log()
+
+
+def contrastive_gap_loss(
+    q, k, *, temperature=0.07, align=1.0, uniform=1.0, cross_uniform=1.0, weight=None, reduction="mean"
+):  # fmt: skip
+    """arXiv:2405.18570."""
+    a, b = rows_of(q, k)
+    s = a @ b.T / temperature
+    loss = -(torch.log_softmax(s, 1).diagonal() + torch.log_softmax(s, 0).diagonal()) / 2
+    loss = loss + align * ((a - b) ** 2).sum(1)
+    even = uniform * (uniformity(q) + uniformity(k)) / 2 + cross_uniform * uniformity(q, k)
+    return reduced(loss, weight, reduction) + even * (len(q) if reduction == "sum" else 1)
+
+
+def cmim(q, k, *, temperature=0.1, weight=None, reduction="mean"):
+    """arXiv:2509.21511."""
+    q, k = rows_of(q, k)
+    s = q @ k.T / temperature
+    own = s.diagonal()
+    mean = torch.logsumexp(off_diagonal(s), 1) - torch.tensor(len(k) - 1.0, dtype=s.dtype).log()
+    return reduced(torch.logaddexp(own, mean) - own, weight, reduction)
+
+
+def dcl(a, b, *, temperature=0.1, sigma=None, weight=None, reduction="mean"):
+    """arXiv:2110.06848, eq. 6 and 7."""
+    positive, _, negatives = two_views(a, b, temperature)
+    w = 1.0
+    if sigma is not None:
+        cosine = (normalize(a) * normalize(b)).sum(1)
+        w = (2 - (cosine / sigma).exp() / (cosine / sigma).exp().mean()).repeat(2)
+    loss = torch.logsumexp(negatives, 1) - w * positive
+    return reduced(loss.view(2, -1).mean(0), weight, reduction)
+
+
+def hcl(a, b, *, tau_plus=0.1, beta=1.0, temperature=0.5, weight=None, reduction="mean"):
+    """arXiv:2010.04592, as in the authors' code."""
+    positive, _, negatives = two_views(a, b, temperature)
+    number = 2 * len(a) - 2
+    pos, neg = positive.exp(), negatives.exp()
+    left = torch.isneginf(negatives)
+    hard = (beta * negatives.masked_fill(left, 0.0)).exp().masked_fill(left, 0.0)
+    r = (hard * neg).sum(1) / (hard.sum(1) / number)
+    g = (r - tau_plus * number * pos) / (1 - tau_plus)
+    floor = number * torch.exp(torch.as_tensor(-1 / temperature, dtype=g.dtype))
+    loss = -(pos / (pos + torch.maximum(g, floor.expand_as(g)))).log()
+    return reduced(loss.view(2, -1).mean(0), weight, reduction)
+
+
+def margin_info_nce(
+    q, k, *, margin=0.3, kind="additive", temperature=0.05, symmetric=True, ids=None, weight=None, reduction="mean"
+):  # fmt: skip
+    """CosFace, arXiv:1801.09414, eq. 4; ArcFace, arXiv:1801.07698, eq. 3."""
+    q, k = rows_of(q, k)
+    cosine = q @ k.T
+    own = cosine.diagonal()
+    moved = own - margin if kind == "additive" else torch.cos(torch.acos(own) + margin)
+    if kind == "angular":
+        moved = torch.where(own > -math.cos(margin), moved, own - margin * math.sin(margin))
+    s = off_diagonal(cosine / temperature)
+    if ids is not None:
+        s = s.masked_fill(ids[0][:, None] == ids[1], -torch.inf)
+    loss = log_ratio(moved / temperature, s)
+    if symmetric:
+        loss = (loss + log_ratio(moved / temperature, s[:, : len(q)].T)) / 2
+    return reduced(loss, weight, reduction)
+
+
+def distillation_loss(
+    q, k, p, r, *, temperature=0.07, teacher_temperature=0.07, symmetric=True, weight=None, reduction="mean"
+):  # fmt: skip
+    """CLIP-KD, arXiv:2307.12732, eq. 3, as a cross-entropy."""
+    q, k = rows_of(q, k)
+    p, r = rows_of(p.to(q.dtype), r.to(q.dtype))
+    s, t = q @ k.T / temperature, p @ r.T / teacher_temperature
+    loss = -(torch.softmax(t, 1) * torch.log_softmax(s, 1)).sum(1)
+    if symmetric:
+        loss = (loss - (torch.softmax(t, 0) * torch.log_softmax(s, 0)).sum(0)) / 2
+    return reduced(loss, weight, reduction)
+
+
+def focal_info_nce(q, k, hard=None, *, gamma=0.5, mixing=None, temperature=0.01, weight=None, reduction="mean"):
+    """KaLM-Embedding-V2, arXiv:2506.20923; the mixtures as vectors."""
+    q, k = rows_of(q, k)
+    others = [off_diagonal(q @ k.T / temperature)]
+    if hard is not None:
+        hard = normalize(hard, dim=2)
+        others.append(torch.einsum("md,mkd->mk", q, hard) / temperature)
+    if mixing is not None:
+        mixed = normalize(torch.einsum("msk,mkd->msd", mixing.to(q.dtype), hard), dim=2)
+        others.append(torch.einsum("md,msd->ms", q, mixed) / temperature)
+    nll = log_ratio((q * k[: len(q)]).sum(1) / temperature, torch.cat(others, 1))
+    return reduced((1 - (-nll).exp()) ** gamma * nll, weight, reduction)

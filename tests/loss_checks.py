@@ -55,3 +55,8 @@ def assert_gradcheck(mine: Callable[..., Tensor], inputs: Sequence[Tensor], temp
     wide.append(torch.tensor(temperature, dtype=torch.float64, requires_grad=True))
     for plan in ("auto", "recompute"):
         assert torch.autograd.gradcheck(lambda *i, plan=plan: mine(*i[:-1], temperature=i[-1], plan=plan), wide)
+
+
+def drawn(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Normal float64 tensors."""
+    return [torch.from_numpy(rng.normal(size=shape)) for shape in shapes]

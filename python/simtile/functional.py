@@ -34,8 +34,15 @@ except ModuleNotFoundError as error:
 from simtile import _library as _library, _ops
 from simtile._in_batch import in_batch_accuracy, in_batch_rank
 from simtile._info_nce import info_nce
+from simtile._losses.cmim import cmim
+from simtile._losses.contrastive_gap import alignment, contrastive_gap_loss, uniformity
 from simtile._losses.cwcl import cwcl
+from simtile._losses.dcl import dcl
+from simtile._losses.distillation import distillation_loss
 from simtile._losses.filtered import filtered_info_nce
+from simtile._losses.focal import focal_info_nce, list_mixing, pair_mixing
+from simtile._losses.hcl import hcl
+from simtile._losses.margin import margin_info_nce
 from simtile._losses.nt_xent import nt_xent
 from simtile._losses.sup_con import sup_con
 from simtile._nll import nll
@@ -68,22 +75,33 @@ if TYPE_CHECKING:
 __all__ = [
     "Plan",
     "TopK",
+    "alignment",
+    "cmim",
+    "contrastive_gap_loss",
     "cwcl",
+    "dcl",
+    "distillation_loss",
     "explain",
     "filtered_info_nce",
+    "focal_info_nce",
+    "hcl",
     "in_batch_accuracy",
     "in_batch_rank",
     "info_nce",
+    "list_mixing",
+    "margin_info_nce",
     "merge_lse",
     "merge_topk",
     "nt_xent",
     "pair_lse",
+    "pair_mixing",
     "pair_nll",
     "pair_reduce",
     "pair_softplus",
     "pair_topk",
     "sigmoid_loss",
     "sup_con",
+    "uniformity",
 ]
 
 Direction: TypeAlias = Literal["row", "column", "both"]

@@ -12,16 +12,37 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
+from simtile.losses._cached import CachedLoss, encode_in_chunks
 from simtile.losses._info_nce import CWCLLoss, FilteredInfoNCELoss, InfoNCELoss, NTXentLoss, SupConLoss
 from simtile.losses._module import ContrastiveLoss
+from simtile.losses._queue import MomentumQueue, momentum_update
+from simtile.losses._relatives import (
+    CMIMLoss,
+    ContrastiveGapLoss,
+    DistillationLoss,
+    FocalInfoNCELoss,
+    MarginInfoNCELoss,
+)
 from simtile.losses._sigmoid import SigLIPLoss
+from simtile.losses._views import DCLLoss, HCLLoss
 
 __all__ = [
+    "CMIMLoss",
     "CWCLLoss",
+    "CachedLoss",
+    "ContrastiveGapLoss",
     "ContrastiveLoss",
+    "DCLLoss",
+    "DistillationLoss",
     "FilteredInfoNCELoss",
+    "FocalInfoNCELoss",
+    "HCLLoss",
     "InfoNCELoss",
+    "MarginInfoNCELoss",
+    "MomentumQueue",
     "NTXentLoss",
     "SigLIPLoss",
     "SupConLoss",
+    "encode_in_chunks",
+    "momentum_update",
 ]

@@ -1,0 +1,85 @@
+"""Contrastive distillation: the student's softmax over the batch follows a teacher's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from simtile import targets
+from simtile._losses.batch import checked_batch
+from simtile._normalize import unit
+from simtile._pairs import Pairs, Scale, check_like, check_matrix
+
+if TYPE_CHECKING:
+    from simtile.functional import PlanName, Reduction
+
+
+def distillation_loss(
+    query: Tensor,
+    key: Tensor,
+    teacher_query: Tensor,
+    teacher_key: Tensor,
+    *,
+    temperature: Scale = 0.07,
+    teacher_temperature: float | None = None,
+    symmetric: bool = True,
+    normalize: bool = True,
+    weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+    plan: PlanName = "auto",
+) -> Tensor:
+    """Cross-entropy between a teacher's and the student's similarities over the batch, without either matrix.
+
+    row_i = L_i - Σ_j t_ij s_ij,  t_i = softmax_j(<p_i, q_j> / teacher_temperature), L_i over all keys.
+
+    Parameters
+    ----------
+    query : Tensor (M, D)      the student's
+    key : Tensor (N, D)
+    teacher_query, teacher_key : Tensor (M, E), (N, E)      the teacher's features of the same items, constants
+    temperature : float or one-element Tensor      the student's
+    teacher_temperature : float      default that of the student, which must then be a number
+    symmetric : bool      the mean of both directions; needs N = M
+    normalize : bool      divide all rows, the teacher's too, by their length
+    weight, reduction, plan      as in :func:`info_nce`
+
+    Returns
+    -------
+    Tensor () or (M,)      float32, or float64 for float64 inputs. Its least value is the teacher's entropy
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument
+
+    Notes
+    -----
+    The teacher's weights are an attention whose values are the student's keys, so that neither matrix is stored: O((M +
+    N)·max(D, E)) memory. Also known as CLIP-KD's contrastive relational distillation, and the loss of open_clip's
+    DistillClipLoss. Yang et al. 2024, arXiv:2307.12732, eq. 3.
+    """
+    batch = checked_batch(
+        query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan, paired=symmetric
+    )
+    check_matrix("teacher_query", teacher_query)
+    check_like("teacher_key", teacher_key, "teacher_query", teacher_query)
+    for name, part, rows in (("teacher_query", teacher_query, query), ("teacher_key", teacher_key, key)):
+        if part.shape[0] != rows.shape[0]:
+            raise ValueError(f"{name}: {rows.shape[0]} rows, got {part.shape[0]}")
+    if symmetric and key.shape[0] != query.shape[0]:
+        raise ValueError(f"key: as many rows as query, {query.shape[0]}, for symmetric=True, got {key.shape[0]}")
+    if teacher_temperature is None and not isinstance(temperature, (int, float)):
+        raise ValueError("teacher_temperature: needed where temperature is a tensor, got None")
+    if teacher_temperature is not None and not teacher_temperature > 0:
+        raise ValueError(f"teacher_temperature: above 0, got {teacher_temperature}")
+    sharp = 1.0 / float(temperature if teacher_temperature is None else teacher_temperature)
+    query, key = batch.query, batch.key
+    if normalize:
+        teacher_query, teacher_key = unit(teacher_query.detach()), unit(teacher_key.detach())
+    target = targets.teacher(query, key, teacher_query, teacher_key, teacher_scale=sharp, scale=batch.scale).score
+    if not symmetric:
+        return batch.nll(query, key, Pairs(), target, link="lse")
+    back = targets.teacher(key, query, teacher_key, teacher_query, teacher_scale=sharp, scale=batch.scale).score
+    row, column, _ = batch.lse(query, key, Pairs(), column=True)
+    assert column is not None
+    return batch.reduced((row - target + column - back) / 2)

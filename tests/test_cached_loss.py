@@ -16,7 +16,7 @@ def tower(width: int = 5, **options: float) -> nn.Module:
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 64])
 @pytest.mark.parametrize(
-    "loss", [InfoNCELoss(symmetric=True), NTXentLoss(learn_temperature=True), SigLIPLoss()], ids=repr
+    "loss", [InfoNCELoss(symmetric=True), NTXentLoss(learn_temperature=True), SigLIPLoss()], ids=type
 )
 def test_equals_the_whole_batch(loss, chunk_size):
     model, a, b = tower().double(), torch.randn(20, 5).double(), torch.randn(20, 5).double()

@@ -46,7 +46,23 @@ LOSSES = {
     "info_nce": f.info_nce,
     "info_nce symmetric": lambda x, y, **how: f.info_nce(x, y, symmetric=True, label_smoothing=0.1, **how),
     "sigmoid_loss": f.sigmoid_loss,
+    "sup_con": lambda x, y, **how: f.sup_con(x, _ids(M), keys=y, key_labels=_ids(N), **how),
+    "sup_con in": lambda x, y, **how: f.sup_con(x, _ids(M), form="in", **how),
+    "cwcl": lambda x, y, **how: f.cwcl(x, y, y, **how),
+    "filtered_info_nce": lambda x, y, **how: f.filtered_info_nce(x, y, blocks=("query_key", "key_key"), **how),
+    "cmim": f.cmim,
+    "margin_info_nce": lambda x, y, **how: f.margin_info_nce(x, y, kind="angular", **how),
+    "focal_info_nce": f.focal_info_nce,
+    "distillation_loss": lambda x, y, **how: f.distillation_loss(x, y, x, y, symmetric=False, **how),
+    "nt_xent": lambda x, _, **how: f.nt_xent(x, x, **how),
+    "dcl": lambda x, _, **how: f.dcl(x, x, sigma=0.5, **how),
+    "hcl": lambda x, _, **how: f.hcl(x, x, **how),
+    "contrastive_gap_loss": lambda x, _, **how: f.contrastive_gap_loss(x, x, **how),
 }
+
+
+def _ids(rows):
+    return torch.empty(rows, dtype=torch.int64, device=GPU)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -13,6 +13,7 @@ from simtile._pairs import (
     Scale,
     as_ids_pair,
     as_scalar,
+    as_vector,
     check_choice,
     check_like,
     check_matrix,
@@ -35,6 +36,7 @@ def sigmoid_loss(
     normalize: bool = True,
     query_ids: Tensor | None = None,
     key_ids: Tensor | None = None,
+    weight: Tensor | None = None,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
     process_group: ProcessGroup = None,
@@ -51,7 +53,9 @@ def sigmoid_loss(
     scale, bias : float or one-element Tensor      10 and -10 as in the paper; tensors get their gradients
     normalize : bool      divide all rows by their length: scores are cosines
     query_ids, key_ids : integer Tensor (M,), (N,)      further positives where equal
-    reduction : {"mean", "sum", "none"}      the sum over all pairs divided by M, this sum, or the row sums (M,)
+    weight : Tensor (M,)      multiplies the rows' sums, a constant without a gradient
+    reduction : {"mean", "sum", "none"}      the sum over all pairs divided by M (Σ weight, where given), this sum, or
+        the row sums (M,)
     plan : {"auto", "dense", "chunked", "recompute"}      see :func:`explain`
     process_group : ProcessGroup, DeviceMesh or Ranks      all its ranks' keys count: :mod:`simtile.distributed`
 
@@ -65,8 +69,8 @@ def sigmoid_loss(
 
     Notes
     -----
-    3u when reduced: gradients are made in the forward pass. Extra memory as :func:`info_nce`. Zhai et al. 2023,
-    arXiv:2303.15343, eq. 1.
+    3u when reduced without weights: gradients are made in the forward pass; else 4u. Extra memory as
+    :func:`info_nce`. Zhai et al. 2023, arXiv:2303.15343, eq. 1.
 
     Examples
     --------
@@ -87,6 +91,11 @@ def sigmoid_loss(
         biases = torch.full((M,), shift, dtype=loss_dtype(query), device=query.device)
     if normalize:
         query, key = unit(query), unit(key)
-    chosen = choose(query, key, factor, one_sided=reduction != "none", plan=plan, stashable=False)
+    weight = as_vector("weight", weight, M, query)
+    rows = reduction == "none" or weight is not None
+    chosen = choose(query, key, factor, one_sided=not rows, plan=plan, stashable=False)
     pairs = Pairs(query_ids, key_ids, "flip" if query_ids is not None else "exclude", diagonal="flip")
-    return pool.pair_softplus(query, key, factor, biases, None, pairs, reduction=reduction, plan=chosen)
+    loss = pool.pair_softplus(
+        query, key, factor, biases, None, pairs, reduction="none" if rows else reduction, plan=chosen
+    )
+    return loss if weight is None else pool.reduced(loss, weight.detach(), reduction)

@@ -7,7 +7,7 @@ With N_i the log-sum-exp over a row's negatives and Q_i that over its positives 
 
 The first term keeps its relative accuracy as negatives fade, for its coefficient is a sigmoid and never p - 1. The
 second, how unequal the positives are, does so where the positives are few enough to be listed: for one positive it is
-exactly 0. Where classes are large, Q is one more pass over the pairs and the mean a class sum.
+exactly 0. Where classes are large, "out" is the log-sum-exp over all minus a class mean, and "in" takes one more pass.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def sup_con(
 
     Notes
     -----
-    3u when reduced. Positives add a gather of up to 16 a row, on average, and beyond that (or on a GPU, where counting
-    them would wait for it) a further 4u for labels. Extra memory O(M·D) and 16 MiB. Khosla et al. 2020,
-    arXiv:2004.11362, eq. 2 and 3.
+    3u when reduced, and a gather of the positives while they are at most 16 a row on average. Beyond that "in" takes a
+    further 4u; so do both forms on a GPU, where counting would wait for it, unless the positives come as a list. Extra
+    memory O(M·D) and 16 MiB. Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3.
 
     Examples
     --------
@@ -100,18 +100,30 @@ def sup_con(
     )  # fmt: skip
     check_choice("form", form, ("out", "in"))
     own = keys is None
-    found = (
-        _by_label(batch, labels, key_labels, own)
-        if positives is None
-        else _by_list(batch, _checked_list(batch, labels, positives), own)
-    )
-    some = found.number > 0
+    if positives is not None:
+        found = _by_list(batch, _checked_list(batch, labels, positives), own)
+    else:
+        pairs = _labelled(batch, labels, key_labels, own)
+        countable = batch.pool is LOCAL and embeddings.device.type == "cpu" and not traced(embeddings)
+        listed = _few_equal_pairs(pairs, own) if countable else None
+        if listed is not None:
+            found = _by_list(batch, listed, own)._replace(negatives=pairs)
+        elif countable and form == "out":  # no weight 1/|P| is near 1 here
+            target = _class_target(batch, pairs, own)
+            everyone = Pairs(diagonal=pairs.diagonal)
+            return _of_some(batch, target.total).nll(batch.query, batch.key, everyone, target.mean, link="lse")
+        else:
+            found = _by_class(batch, pairs, own)
+    batch, none = _of_some(batch, found.number), found.number == 0
     rest = found.spread if form == "out" else found.number.clamp_min(1.0).log()
-    batch = batch._replace(weight=some.to(found.number.dtype) * (1.0 if batch.weight is None else batch.weight))
-    near = batch.nll(
-        batch.query, batch.key, found.negatives, found.lse.masked_fill(~some, 0.0), link="softplus"
-    )  # fmt: skip
-    return near + batch.reduced(rest.masked_fill(~some, 0.0))
+    near = batch.nll(batch.query, batch.key, found.negatives, found.lse.masked_fill(none, 0.0), link="softplus")
+    return near + batch.reduced(rest.masked_fill(none, 0.0))
+
+
+def _of_some(batch: Batch, number: Tensor) -> Batch:
+    """The batch with weight 0 for rows that have no positives."""
+    some = (number > 0).to(number.dtype)
+    return batch._replace(weight=some if batch.weight is None else some * batch.weight)
 
 
 class _Positives(NamedTuple):
@@ -134,7 +146,22 @@ def _by_list(batch: Batch, positives: CSR, own: bool) -> _Positives:
     return _Positives(count, segment_lse(scores, rows, M), apply(_Spread, scores, rows, share, M), negatives)
 
 
-def _by_label(batch: Batch, labels: Tensor | None, key_labels: Tensor | None, own: bool) -> _Positives:
+def _by_class(batch: Batch, pairs: Pairs, own: bool) -> _Positives:
+    target = _class_target(batch, pairs, own)
+    lse, _, _ = batch.lse(batch.query, batch.key, pairs._replace(ids_mode="only"))
+    spread = lse.masked_fill(target.total == 0, 0.0) - target.mean
+    return _Positives(target.total, lse, spread, pairs)
+
+
+def _class_target(batch: Batch, pairs: Pairs, own: bool) -> targets.Target:
+    assert pairs.x_ids is not None and pairs.y_ids is not None
+    return targets.same_label(
+        batch.query, batch.key, pairs.x_ids, pairs.y_ids, scale=batch.scale, skip_diagonal=own, pool=batch.pool
+    )
+
+
+def _labelled(batch: Batch, labels: Tensor | None, key_labels: Tensor | None, own: bool) -> Pairs:
+    """The negatives: all pairs of different labels."""
     query, key = batch.query, batch.key
     if labels is None:
         raise ValueError("labels: needed unless positives are given, got None")
@@ -142,15 +169,7 @@ def _by_label(batch: Batch, labels: Tensor | None, key_labels: Tensor | None, ow
         raise ValueError("key_labels: needed together with keys, and only then")
     x_ids = as_ids("labels", labels, query.shape[0], query)
     y_ids = x_ids if key_labels is None else as_ids("key_labels", key_labels, key.shape[0], query)
-    pairs = Pairs(x_ids, y_ids, diagonal="skip" if own else "keep")
-    countable = batch.pool is LOCAL and query.device.type == "cpu" and not traced(query)
-    listed = _few_equal_pairs(x_ids, y_ids, own) if countable else None
-    if listed is not None:
-        return _by_list(batch, listed, own)._replace(negatives=pairs)
-    target = targets.same_label(query, key, x_ids, y_ids, scale=batch.scale, skip_diagonal=own, pool=batch.pool)
-    lse, _, _ = batch.lse(query, key, pairs._replace(ids_mode="only"))
-    spread = lse.masked_fill(target.total == 0, 0.0) - target.mean
-    return _Positives(target.total, lse, spread, pairs)
+    return Pairs(x_ids, y_ids, diagonal="skip" if own else "keep")
 
 
 def _checked_list(batch: Batch, labels: Tensor | None, positives: CSR) -> CSR:
@@ -161,8 +180,10 @@ def _checked_list(batch: Batch, labels: Tensor | None, positives: CSR) -> CSR:
     return indptr, indices
 
 
-def _few_equal_pairs(x_ids: Tensor, y_ids: Tensor, own: bool) -> CSR | None:
+def _few_equal_pairs(pairs: Pairs, own: bool) -> CSR | None:
     """The pairs of equal ids as a CSR list, unless they are many; ``own`` leaves out (i, i)."""
+    x_ids, y_ids = pairs.x_ids, pairs.y_ids
+    assert x_ids is not None and y_ids is not None
     M = x_ids.shape[0]
     ordered, order = y_ids.sort(stable=True)
     first, last = (torch.searchsorted(ordered, x_ids, right=side) for side in (False, True))

@@ -54,13 +54,19 @@ class SigLIPLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(float(bias))) if learn_scale else None
 
     def forward(
-        self, query: Tensor, key: Tensor, *, query_ids: Tensor | None = None, key_ids: Tensor | None = None
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        query_ids: Tensor | None = None,
+        key_ids: Tensor | None = None,
+        weight: Tensor | None = None,
     ) -> Tensor:
         """The loss of queries (M, D) and keys (N, D): :func:`simtile.functional.sigmoid_loss`."""
         return functional.sigmoid_loss(
             query, key, scale=self.scale if self.log_scale is None else self.log_scale.exp(),
             bias=self.initial_bias if self.bias is None else self.bias, normalize=self.normalize, query_ids=query_ids,
-            key_ids=key_ids, reduction=self.reduction, plan=self.plan, process_group=self.process_group,
+            key_ids=key_ids, weight=weight, reduction=self.reduction, plan=self.plan, process_group=self.process_group,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ imported here.
 from simtile.cur.calls import CallStats
 from simtile.cur.cross_encoders import OnnxScorer, SentenceTransformersScorer, TransformersScorer, YesNoScorer
 from simtile.cur.errors import BatchRejectedError, JournalError, ScoreCountError, ScorerError, TransientScorerError
+from simtile.cur.evaluation import Report, evaluate
 from simtile.cur.http_reranker import HTTPRerankScorer
 from simtile.cur.index import CrossEncoderIndex, SearchResults
 from simtile.cur.journal import ScoreJournal
@@ -27,6 +28,7 @@ __all__ = [
     "Limits",
     "MaxSimScorer",
     "OnnxScorer",
+    "Report",
     "ScoreCountError",
     "ScoreJournal",
     "Scorer",
@@ -36,4 +38,5 @@ __all__ = [
     "TransformersScorer",
     "TransientScorerError",
     "YesNoScorer",
+    "evaluate",
 ]

@@ -91,10 +91,10 @@ class Shop:
         queries: Sequence[Any],
         plan: Sequence[NDArray[np.int64]],
         *,
-        deadline: float | None = None,
-        progress: Any = None,
+        progress: bool,
     ) -> None:
-        """Buy and journal the items ``plan[q]`` of every query, some rows at a time."""
+        """Buy and journal the items ``plan[q]`` of every query, some rows at a time; ``progress`` shows a bar."""
+        bar = _bar(sum(map(len, plan))) if progress else None
         start = 0
         while start < len(queries):
             stop, size = start, 0
@@ -105,8 +105,10 @@ class Shop:
             ids = np.full((stop - start, width), -1, np.int64)
             for row, its_ids in zip(ids, plan[start:stop], strict=True):
                 row[: len(its_ids)] = its_ids
-            self.buy(queries[start:stop], ids, keep=True, deadline=deadline, progress=progress)
+            self.buy(queries[start:stop], ids, keep=True, progress=bar)
             start = stop
+        if bar is not None:
+            bar.close()
 
     def find(self, items: Sequence[Any]) -> NDArray[np.int64]:
         """Ids of items by content, -1 for those that are not in the index; of equal items the first."""
@@ -155,3 +157,9 @@ def sample_items(
     others = np.setdiff1d(candidates, best)
     rng = np.random.default_rng([seed, *np.frombuffer(content_key(query), np.uint32).tolist()])
     return np.concatenate([best, rng.choice(others, calls - len(best), replace=False)])
+
+
+def _bar(total: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, unit="pair", desc="scoring", dynamic_ncols=True)

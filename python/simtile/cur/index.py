@@ -17,6 +17,7 @@ from simtile.cur.item_matrix import FactorDtype
 from simtile.cur.journal import ScoreJournal
 from simtile.cur.knowledge import Knowledge
 from simtile.cur.planning import MethodName, Plan, plan_search
+from simtile.cur.posterior import Choice, Posterior
 from simtile.cur.retrieval import Retrieval, RetrieverFunction
 from simtile.cur.rounds import Scored, run_rounds
 from simtile.cur.scorers import Scorer
@@ -112,6 +113,16 @@ class CrossEncoderIndex:
         """The number of items that can be found."""
         return int(self._retrieval.allowed.sum())
 
+    def __enter__(self) -> CrossEncoderIndex:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the journal's file, if there is one; searches go on, unless they are to keep scores."""
+        self._shop.journal.close()
+
     def __repr__(self) -> str:
         kind = "dense" if self._knowledge.scores.is_dense else "sparse"
         return f"CrossEncoderIndex({len(self):,} items, {len(self._queries):,} build queries, {kind} scores)"
@@ -121,17 +132,26 @@ class CrossEncoderIndex:
         """All calls of the scorer since this object was made."""
         return self._shop.stats
 
+    def item(self, corpus_id: int) -> Any:
+        """The item with this id."""
+        return self._shop.items[corpus_id]
+
     @property
     def vectors(self) -> NDArray[np.float32]:
         """The item vectors (N, D) that "auto" searches by inner product: for any vector database."""
         return self._knowledge.features(self._retrieval).vectors
 
+    @property
+    def item_means(self) -> NDArray[np.float64]:
+        """Means (N,) over the build queries, around 0: how much of a hub each item is."""
+        return self._knowledge.learned.mean
+
     def query_vectors(self, query_embeddings: Embeddings) -> NDArray[np.float32]:
         """What to search :attr:`vectors` with for the first round of M queries, (M, D): the prior, before any score."""
-        plan = plan_search(
-            "auto", self._retrieval, self._knowledge, [None] * len(query_embeddings), query_embeddings, k=1, budget=1
-        )
-        return np.asarray(plan.prior, np.float32)
+        embeddings = self._retrieval.check_queries("query_embeddings", query_embeddings, len(query_embeddings))
+        features = self._knowledge.features(self._retrieval)
+        prior = Posterior(features, self._knowledge.learned, embeddings, len(query_embeddings), Choice(), False)
+        return np.asarray(prior.mean, np.float32)
 
     def search(
         self,
@@ -182,21 +202,14 @@ class CrossEncoderIndex:
         ScorerError      if not one call of the whole search gave a score
         """
         start = time.monotonic()
-        if isinstance(queries, str):
-            raise TypeError("queries: a sequence of queries, got one text")
-        if not 1 <= k <= budget:
-            raise ValueError(f"k, budget: 1 <= k <= budget, got {k} and {budget}")
-        if target not in ("raw", "centred"):
-            raise ValueError(f'target: "raw" or "centred", got {target!r}')
-        query_embeddings = self._retrieval.check_queries("query_embeddings", query_embeddings, len(queries))
         allowed = self._retrieval.allowed_by(filter)
         stats = CallStats()
+        plan = self.plan(
+            queries, k, budget=budget, method=method, target=target, rounds=rounds, ridge=ridge,
+            query_embeddings=query_embeddings, filter=allowed, seed=seed,
+        )  # fmt: skip
         if not len(queries):
             return SearchResults([], stats)
-        plan = plan_search(
-            method, self._retrieval, self._knowledge, queries, query_embeddings,
-            k=k, budget=budget, centred=target == "centred", rounds=rounds, ridge=ridge, allowed=allowed, seed=seed,
-        )  # fmt: skip
         scored = self._run(
             plan,
             queries,
@@ -207,6 +220,34 @@ class CrossEncoderIndex:
             stats,
         )
         return SearchResults(_hits(scored, plan.offset, k), stats)
+
+    def plan(
+        self,
+        queries: Sequence[Any],
+        k: int,
+        *,
+        budget: int,
+        method: MethodName = "auto",
+        target: Target = "raw",
+        rounds: int | None = None,
+        ridge: float | None = None,
+        query_embeddings: Embeddings | None = None,
+        filter: NDArray[Any] | None = None,
+        seed: int = 0,
+    ) -> Plan:
+        """What :meth:`search` with these arguments would do: first lists, vectors, calls a round. Calls no scorer."""
+        if isinstance(queries, str):
+            raise TypeError("queries: a sequence of queries, got one text")
+        if not 1 <= k <= budget:
+            raise ValueError(f"k, budget: 1 <= k <= budget, got {k} and {budget}")
+        if target not in ("raw", "centred"):
+            raise ValueError(f'target: "raw" or "centred", got {target!r}')
+        embeddings = self._retrieval.check_queries("query_embeddings", query_embeddings, len(queries))
+        return plan_search(
+            method, self._retrieval, self._knowledge, queries, embeddings,
+            k=k, budget=budget, centred=target == "centred", rounds=rounds, ridge=ridge,
+            allowed=self._retrieval.allowed_by(filter), seed=seed,
+        )  # fmt: skip
 
     def rank(
         self,
@@ -302,7 +343,7 @@ class CrossEncoderIndex:
     def load(
         cls, path: str | os.PathLike[str], scorer: Scorer, *, retriever: RetrieverFunction | None = None
     ) -> CrossEncoderIndex:
-        """Read an index that `save` wrote.
+        """Read an index that `save` wrote. Scores kept from then on are in memory, until the next `save`.
 
         Raises
         ------
@@ -336,10 +377,7 @@ class CrossEncoderIndex:
                 sample_items(query, its_list, candidates, calls, seed)
                 for query, its_list in zip(self._queries, listed, strict=True)
             ]
-        bar = _bar(sum(map(len, plan))) if progress else None
-        self._shop.buy_all(self._queries, plan, progress=bar)
-        if bar is not None:
-            bar.close()
+        self._shop.buy_all(self._queries, plan, progress=progress)
 
     def _mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         mask = np.zeros(len(self._shop.items), np.bool_)
@@ -354,9 +392,3 @@ def _hits(scored: Scored, offset: NDArray[np.float64], k: int) -> list[list[Hit]
         order = np.lexsort((ids, -values))[: int(np.isfinite(values).sum())][:k]
         results.append([{"corpus_id": int(ids[i]), "score": float(values[i] + offset[ids[i]])} for i in order])
     return results
-
-
-def _bar(total: int) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(total=total, unit="pair", desc="scoring", dynamic_ncols=True)

@@ -89,6 +89,14 @@ class ScoreJournal:
         if self.path is not None:
             self._open(self.path)
 
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], *, version: str) -> ScoreJournal:
+        """The scores of a file in memory: nothing is locked, and what is added later is not written."""
+        journal = cls(None, version=version)
+        with open(path, "rb") as file:
+            journal._read(Path(path), file)
+        return journal
+
     def __len__(self) -> int:
         """The number of scores, written twice counted once."""
         return sum(len(self.row(query)[0]) for query in self._chunks)

@@ -36,19 +36,20 @@ def pinv_latent(values: Matrix, anchors: Matrix, *, ridge: float = 0.0) -> Matri
     Yadav et al. 2022, arXiv:2210.12579 (ANNCUR); 2023, arXiv:2305.02996 (ADACUR). Singular values below float32's
     rounding of the largest are dropped: R is stored in float32, and the inverse of rounding noise is noise.
     """
-    if ridge == 0.0:
-        return values @ np.linalg.pinv(anchors, rcond=float(np.finfo(np.float32).eps) * max(anchors.shape))
     q, t = anchors.shape
     if t <= q:
-        gram = anchors.T @ anchors
-        return np.asarray(np.linalg.solve(_shifted(gram, ridge), values.T).T @ anchors.T)
-    gram = anchors @ anchors.T  # (Q, Q): the same by the push-through identity, with the smaller system
-    return np.asarray(np.linalg.solve(_shifted(gram, ridge * q / t), (values @ anchors.T).T).T)
+        return np.asarray(values @ _inverse(anchors.T @ anchors, ridge) @ anchors.T)
+    # The same by the push-through identity, with the smaller system: C Sᵀ (S Sᵀ + λ I)⁻¹.
+    return np.asarray(values @ anchors.T @ _inverse(anchors @ anchors.T, ridge * q / t))
 
 
-def _shifted(gram: Matrix, ridge: float) -> Matrix:
-    level = float(np.trace(gram)) / len(gram)
-    return gram + (ridge * level or 1.0) * np.eye(len(gram))
+def _inverse(gram: Matrix, ridge: float) -> Matrix:
+    """(G + ridge · mean eigenvalue · I)⁻¹, or G's pseudo-inverse for ridge 0."""
+    values, vectors = np.linalg.eigh(gram)
+    values += ridge * max(float(values.mean()), 0.0)
+    smallest = (float(np.finfo(np.float32).eps) * len(gram)) ** 2 * float(values[-1]) if ridge == 0.0 else 0.0
+    kept = values > smallest
+    return np.asarray((vectors[:, kept] / values[kept]) @ vectors[:, kept].T)
 
 
 def ridge_latent(values: Matrix, factors: Matrix, *, ridge: float) -> Matrix:

@@ -32,13 +32,11 @@ class Plan:
     method : Method
     sizes : list of int      scorer calls per query in each round
     offset : (n,)      subtracted from the scores: the target
-    prior : (M, D) or None      of "auto": the latents before any score
     """
 
     method: Method
     sizes: list[int]
     offset: NDArray[np.float64]
-    prior: NDArray[np.floating] | None = None
 
 
 def plan_search(
@@ -118,7 +116,7 @@ def _auto(
     else:
         nothing = np.empty((len(queries), 0), np.int64)
         first = features.top(posterior.mean, sizes[0], allowed=allowed, scored=nothing)[1]
-    return Plan(Method(first, features, posterior), sizes, offset, posterior.mean)
+    return Plan(Method(first, features, posterior), sizes, offset)
 
 
 def _random(allowed: NDArray[np.bool_], n_queries: int, size: int, seed: int) -> NDArray[np.int64]:

@@ -90,7 +90,7 @@ def load(
         query_mean=arrays["query_mean"],
         **{name: description[name] for name in names},
     )
-    shop = Shop(scorer, ScoreJournal(path / "scores.journal", version=scorer.version), items)
+    shop = Shop(scorer, ScoreJournal.read(path / "scores.journal", version=scorer.version), items)
     numbers = shop.journal.query_numbers(description["queries"])
     choices = {
         (k, budget, rounds, centred): Choice(**chosen) for k, budget, rounds, centred, chosen in description["choices"]

@@ -1,0 +1,82 @@
+"""Recall for a budget of scorer calls, of every method of `simtile.cur` and its controls, on real scores.
+
+    python benches/bench_cur_recall.py maxsim [--record]            500 x 5,000, late interaction of MiniLM's tokens
+    python benches/bench_cur_recall.py cross-encoder [--record]     the finished rows of the cross-encoder's matrix
+
+Half of the queries build the index. A fifth served to develop the engine and is not reported. The tables are about the
+other three tenths, which no choice has seen. Prints Markdown; the JSON goes to `out/`, with --record to `results/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import cross_encoder_data
+import maxsim_data
+from machine import OUT, RESULTS
+from simtile.cur import CallableScorer, CrossEncoderIndex, Limits, evaluate
+
+SEED = 0
+BUILD_SHARE, TEST_SHARE = 0.5, 0.3
+SPARSE_SHARE = 10
+"""The sparse index is built from the tenth part of the dense one's calls."""
+
+Matrix = cross_encoder_data.CrossEncoderMatrix | maxsim_data.MaxSimMatrix
+
+
+def split(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to build from and rows to report."""
+    order = np.random.default_rng(SEED).permutation(n)
+    return order[: int(BUILD_SHARE * n)], order[n - int(TEST_SHARE * n) :]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    arguments.add_argument("data", choices=["maxsim", "cross-encoder"])
+    arguments.add_argument("--record", action="store_true")
+    wanted = arguments.parse_args()
+    data: Literal["maxsim", "cross-encoder"] = wanted.data
+    matrix: Matrix = maxsim_data.load_matrix() if data == "maxsim" else cross_encoder_data.load_matrix()
+    build, test = split(len(matrix.scores))
+    print(f"{data}: {len(build)} build queries, {len(test)} test queries, {matrix.scores.shape[1]} items")
+    for kind in ("dense", "sparse"):
+        start = time.monotonic()
+        index = build_index(matrix, build, kind == "dense")
+        report = evaluate(
+            index,
+            test.tolist(),
+            matrix.scores[test].astype(np.float64),
+            query_embeddings=matrix.query_embeddings[test],
+            methods=("rerank", "anncur", "adacur", "axn", "auto") if kind == "dense" else ("rerank", "axn", "auto"),
+        )
+        report.save((RESULTS if wanted.record else OUT) / f"cur-{data}-{kind}.json")
+        print(f"\n{kind} index: {index.stats.scored:,} scorer calls ({time.monotonic() - start:.0f} s in all)")
+        for target in ("raw", "centred"):
+            print(f"\n{target} scores\n\n{report.table(target)}", flush=True)
+
+
+def build_index(matrix: Matrix, build: NDArray[np.int64], dense: bool) -> CrossEncoderIndex:
+    n = matrix.scores.shape[1]
+    scorer = CallableScorer(
+        lambda pairs: [float(matrix.scores[query, item]) for query, item in pairs],
+        version="matrix",
+        limits=Limits(batch_size=1 << 16),
+    )
+    return CrossEncoderIndex.build(
+        range(n),
+        scorer,
+        queries=build.tolist(),
+        query_embeddings=matrix.query_embeddings[build],
+        item_embeddings=matrix.item_embeddings,
+        dense=dense,
+        calls_per_query=n // SPARSE_SHARE,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from typing import Any, Literal
@@ -337,3 +339,15 @@ def test_a_wrong_item_is_named(arguments: dict[str, Any], error: type[Exception]
 def test_a_wrong_query_is_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ExactIndex(GOOD).search(**({"queries": GOOD, "k": 2} | arguments))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_copies_and_pickles_find_the_same(metric: Metric) -> None:
+    vectors = torch.from_numpy(np.random.default_rng(0).standard_normal((40, 5)).astype(np.float32))
+    bias = None if metric == "l2" else torch.arange(40.0)
+    index = ExactIndex(vectors, metric=metric, item_bias=bias, first_pass="i8")
+    for again in (copy.deepcopy(index), pickle.loads(pickle.dumps(index))):
+        assert repr(again) == repr(index)
+        for one, other in zip(again.search(vectors, 7), index.search(vectors, 7), strict=True):
+            assert torch.equal(one, other)
+        assert isinstance(again.knn_graph(1)[1], torch.Tensor)

@@ -254,6 +254,9 @@ class ExactStore:
     def shape(self) -> tuple[int, int]:
         """(N, D)"""
 
+    def vectors(self) -> _F32:
+        """A copy (N, D) of them."""
+
     def search(
         self,
         queries: _F32,
@@ -269,6 +272,11 @@ class ExactStore:
 
         filter (N,): 0 where an item may not be returned. indptr, indices: items that a query may not return.
         """
+
+    def search_f64(
+        self, queries: _F32, k: int, *, num_threads: int = 1, isa: str | None = None
+    ) -> tuple[NDArray[np.float64], _I64]:
+        """As ``search``, the scores in float64: what merging the results of several stores needs."""
 
     def neighbours(self, k: int, *, num_threads: int = 1, isa: str | None = None) -> tuple[_F32, _I64, int]:
         """As ``search`` for all of its own vectors (N, k), each left out of its own list."""

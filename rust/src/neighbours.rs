@@ -35,7 +35,7 @@ impl ExactStore {
     /// those stores are searched for their own vectors.
     pub fn neighbours(&self, k: usize, threads: usize, isa: Isa) -> Found {
         let n = self.n;
-        let mut scores = vec![f32::NEG_INFINITY; n * k];
+        let mut scores = vec![f64::NEG_INFINITY; n * k];
         let mut ids = vec![-1i64; n * k];
         let most = k.min(n.saturating_sub(1));
         let mut computed = 0;
@@ -57,7 +57,7 @@ impl ExactStore {
 fn tournament(
     store: &ExactStore,
     k: usize,
-    (stride, scores, ids): (usize, Shared<f32>, Shared<i64>),
+    (stride, scores, ids): (usize, Shared<f64>, Shared<i64>),
     threads: usize,
     isa: Isa,
 ) -> usize {
@@ -113,7 +113,7 @@ fn tournament(
                     computed += selector.resolve(i, board.of(i));
                     let best = std::mem::replace(selector, Selector::new(0)).into_best();
                     for (t, (score, id)) in best.iter().enumerate() {
-                        *scores.at(i * stride + t) = *score as f32;
+                        *scores.at(i * stride + t) = *score;
                         *ids.at(i * stride + t) = i64::from(*id);
                     }
                 }
@@ -404,7 +404,7 @@ mod tests {
                 for codes in [false, true] {
                     let make = |isa| ExactStore::new(Matrix::new(&data, n, d), metric, None, None, codes, 1, isa);
                     let store = make(Isa::best()).unwrap();
-                    let (mut scores, mut ids) = (vec![f32::NEG_INFINITY; n * k], vec![-1; n * k]);
+                    let (mut scores, mut ids) = (vec![f64::NEG_INFINITY; n * k], vec![-1; n * k]);
                     if n > 1 {
                         let out = (k, Shared::of(&mut scores), Shared::of(&mut ids));
                         store.search_own(k.min(n - 1), out, 1, Isa::best());

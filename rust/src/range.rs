@@ -19,7 +19,7 @@ pub struct Ragged {
     /// Where each query's entries begin, and the end of the last.
     pub indptr: Vec<i64>,
     /// Scores, best first (squared distances for [`Metric::SquaredL2`]).
-    pub scores: Vec<f32>,
+    pub scores: Vec<f64>,
     /// Columns; equal scores by the smaller.
     pub ids: Vec<i64>,
 }
@@ -76,7 +76,7 @@ impl ExactStore {
         let entries = || rows.iter().flatten();
         Ok(Ragged {
             indptr,
-            scores: entries().map(|e| (sign * e.0) as f32).collect(),
+            scores: entries().map(|e| sign * e.0).collect(),
             ids: entries().map(|e| i64::from(e.1)).collect(),
         })
     }
@@ -120,7 +120,7 @@ mod tests {
                     let (x, y) = (Matrix::new(&x, m, d), Matrix::new(&y, n, d));
                     let store = ExactStore::new(y, metric, None, None, codes, 1, isa).unwrap();
                     let all = store.search(x, n, Some(&filter), None, 1, isa).unwrap();
-                    for bound in [f64::from(all.scores[60]), 0.0, -1e300, 1e300, f64::INFINITY, f64::NEG_INFINITY] {
+                    for bound in [all.scores[60], 0.0, -1e300, 1e300, f64::INFINITY, f64::NEG_INFINITY] {
                         let found = store.within(x, bound, Some(&filter), 2, isa).unwrap();
                         for i in 0..m {
                             let (a, b) = (found.indptr[i] as usize, found.indptr[i + 1] as usize);
@@ -128,10 +128,9 @@ mod tests {
                             assert_eq!(found.ids[a..b], all.ids[row.clone()], "{metric:?} {bound}");
                             assert_eq!(found.scores[a..b], all.scores[row]);
                             let squared = metric == Metric::SquaredL2;
-                            let in_range = |s: f32| if squared { f64::from(s) <= bound } else { f64::from(s) >= bound };
-                            let next = all.scores[i * n + (b - a)];
-                            // Scores are compared in f64 and reported in f32.
-                            assert!(all.ids[i * n + b - a] < 0 || !in_range(next) || f64::from(next) == bound);
+                            let in_range = |s: f64| if squared { s <= bound } else { s >= bound };
+                            let next = i * n + (b - a);
+                            assert!(b - a == n || all.ids[next] < 0 || !in_range(all.scores[next]));
                         }
                     }
                 }

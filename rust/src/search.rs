@@ -25,7 +25,7 @@ const ROW_STEP: usize = 48;
 /// Results of a search; see [`crate::topk::TopK`].
 pub struct Found {
     /// Scores (squared distances, ascending, for [`Metric::SquaredL2`]).
-    pub scores: Vec<f32>,
+    pub scores: Vec<f64>,
     /// Columns.
     pub ids: Vec<i64>,
     /// Exact scores that were computed.
@@ -60,7 +60,7 @@ impl ExactStore {
         if !queries.finite() {
             return Err(ArgumentError::Value("queries: wanted finite values".into()));
         }
-        let mut scores = vec![f32::NEG_INFINITY; m * k];
+        let mut scores = vec![f64::NEG_INFINITY; m * k];
         let mut ids = vec![-1i64; m * k];
         let mut computed = 0;
         if m > 0 && n > 0 && k > 0 {
@@ -83,7 +83,7 @@ impl ExactStore {
     pub(crate) fn search_own(
         &self,
         k: usize,
-        (stride, scores, ids): (usize, Shared<f32>, Shared<i64>),
+        (stride, scores, ids): (usize, Shared<f64>, Shared<i64>),
         threads: usize,
         isa: Isa,
     ) -> usize {
@@ -106,7 +106,7 @@ pub(crate) struct Job<'a> {
 pub(crate) type Best = Vec<(f64, u32)>;
 
 impl Job<'_> {
-    fn run(&self, threads: usize, stride: usize, scores: Shared<f32>, ids: Shared<i64>) -> usize {
+    fn run(&self, threads: usize, stride: usize, scores: Shared<f64>, ids: Shared<i64>) -> usize {
         let (m, n) = (self.queries.rows, self.store.n);
         // Results do not depend on how rows are shared out, so that this may: two units a thread, as large as pays.
         let each = if threads == 1 { ROWS } else { m.div_ceil(2 * threads).next_multiple_of(ROW_STEP).min(ROWS) };
@@ -119,7 +119,7 @@ impl Job<'_> {
             for (t, (score, id)) in best.iter().enumerate() {
                 // SAFETY: every row is written by one unit.
                 unsafe {
-                    *scores.at(i * stride + t) = *score as f32;
+                    *scores.at(i * stride + t) = *score;
                     *ids.at(i * stride + t) = i64::from(*id);
                 }
             }

@@ -82,6 +82,7 @@ class ExactIndex:
         if metric == "l2" and (scale is not None or bias is not None):
             raise ValueError('item_scale, item_bias: for metric "ip" and "cosine" only, got "l2"')
         self.metric = metric
+        self._affine = {"item_scale": scale, "item_bias": bias}
         self._kind = functools.partial(like, vectors[:0])
 
         def store(codes: bool) -> _core.ExactStore:
@@ -103,6 +104,11 @@ class ExactIndex:
     def dim(self) -> int:
         """D, the number of columns of the vectors."""
         return self._store.shape[1]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are built again, from the vectors in float32."""
+        options = {"metric": self.metric, "first_pass": self.first_pass} | self._affine
+        return functools.partial(ExactIndex, **options), (self._kind(self._store.vectors()),)
 
     def __repr__(self) -> str:
         return f"ExactIndex({len(self):,} x {self.dim}, metric={self.metric!r}, first_pass={self.first_pass!r})"
@@ -149,6 +155,16 @@ class ExactIndex:
         if queries.ndim == 1:
             scores, ids = scores[0], ids[0]
         return like(queries, scores), like(queries, ids)
+
+    def search_f64(
+        self, queries: Any, k: int, *, num_threads: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """As :meth:`search` of a matrix of queries, always NumPy, the scores in the float64 they are ranked by.
+
+        For merging the results of several indexes: in float32 different scores become equal.
+        """
+        rows = as_matrix("queries", queries, columns=self.dim)
+        return self._store.search_f64(rows, as_count("k", k), num_threads=thread_count(num_threads))
 
     def range_search(
         self,

@@ -114,6 +114,10 @@ fn floats<'a>(name: &str, array: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Matr
 
 type SearchResult<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<i64>>, usize);
 
+fn as_f32(scores: &[f64]) -> Vec<f32> {
+    scores.iter().map(|s| *s as f32).collect()
+}
+
 type RangeResult<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
 
 impl ExactStore {
@@ -184,7 +188,34 @@ impl ExactStore {
         let filter = slice("filter", &filter)?;
         let found = run(py, || self.store.search(queries, k, filter, csr, threads, isa))?;
         let shape = [queries.rows, k];
-        Ok((found.scores.into_pyarray(py).reshape(shape)?, found.ids.into_pyarray(py).reshape(shape)?, found.computed))
+        Ok((
+            as_f32(&found.scores).into_pyarray(py).reshape(shape)?,
+            found.ids.into_pyarray(py).reshape(shape)?,
+            found.computed,
+        ))
+    }
+
+    /// A copy of the vectors.
+    fn vectors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let vectors = self.store.vectors();
+        vectors.data.to_vec().into_pyarray(py).reshape([vectors.rows, vectors.columns])
+    }
+
+    /// As `search`, all scores in f64: what merging the results of several stores needs.
+    #[pyo3(signature = (queries, k, *, num_threads = 1, isa = None))]
+    fn search_f64<'py>(
+        &self,
+        py: Python<'py>,
+        queries: PyReadonlyArray2<'py, f32>,
+        k: usize,
+        num_threads: usize,
+        isa: Option<&str>,
+    ) -> PyResult<(Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>)> {
+        let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
+        let queries = self.queries(&queries)?;
+        let found = run(py, || self.store.search(queries, k, None, None, threads, isa))?;
+        let shape = [queries.rows, k];
+        Ok((found.scores.into_pyarray(py).reshape(shape)?, found.ids.into_pyarray(py).reshape(shape)?))
     }
 
     /// The k best others of every vector.
@@ -199,7 +230,11 @@ impl ExactStore {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let found = run(py, || Ok(self.store.neighbours(k, threads, isa)))?;
         let shape = [self.store.rows(), k];
-        Ok((found.scores.into_pyarray(py).reshape(shape)?, found.ids.into_pyarray(py).reshape(shape)?, found.computed))
+        Ok((
+            as_f32(&found.scores).into_pyarray(py).reshape(shape)?,
+            found.ids.into_pyarray(py).reshape(shape)?,
+            found.computed,
+        ))
     }
 
     /// All vectors within a bound of each query, as (indptr, scores, ids).
@@ -217,6 +252,6 @@ impl ExactStore {
         let queries = self.queries(&queries)?;
         let filter = slice("filter", &filter)?;
         let found = run(py, || self.store.within(queries, bound, filter, threads, isa))?;
-        Ok((found.indptr.into_pyarray(py), found.scores.into_pyarray(py), found.ids.into_pyarray(py)))
+        Ok((found.indptr.into_pyarray(py), as_f32(&found.scores).into_pyarray(py), found.ids.into_pyarray(py)))
     }
 }

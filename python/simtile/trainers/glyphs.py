@@ -65,7 +65,8 @@ def render(max_characters: int | None = None) -> Glyphs:
         named = {face: codes[np.isin(codes, chosen)] for face, codes in named.items()}
     images, codes, faces = [], [], []
     for place, (face, mine) in enumerate(named.items()):
-        font = ImageFont.truetype(str(folder / f"{face}.ttf"), SIZE - 5)
+        # One character needs no shaping, and raqm, Pillow's other layout, refuses some that stand alone.
+        font = ImageFont.truetype(str(folder / f"{face}.ttf"), SIZE - 5, layout_engine=ImageFont.Layout.BASIC)
         for code in mine.tolist():
             image = _draw(font, chr(code))
             if image is not None:

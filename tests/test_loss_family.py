@@ -122,3 +122,14 @@ def test_second_derivatives_are_refused(name):
     (grad, *_) = torch.autograd.grad(function(*inputs), inputs, create_graph=True, allow_unused=True)
     with pytest.raises(RuntimeError, match="second time"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["DCL", "Distillation", "SupCon"])
+def test_compiled_without_graph_breaks_it_gives_the_same(name):
+    _, function, _ = FAMILY[name]
+    inputs = pair()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda a, b: function(a, b, plan="recompute"), fullgraph=True, backend="aot_eager")
+    found, want = compiled(*inputs), function(*inputs)
+    torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradients(found, inputs), gradients(want, inputs), rtol=1e-10, atol=1e-12)

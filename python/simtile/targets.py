@@ -77,7 +77,7 @@ def partner(x: Tensor, y: Tensor, *, scale: Scale = 1.0) -> Target:
 
 def same_label(
     x: Tensor, y: Tensor, x_ids: Tensor, y_ids: Tensor, *, scale: Scale = 1.0, skip_diagonal: bool = False,
-    pool: Pool = LOCAL,
+    pool: Pool | None = None,
 ) -> Target:  # fmt: skip
     """All pairs of equal ids, with weight 1 each: class sums.
 
@@ -87,7 +87,7 @@ def same_label(
     skip_diagonal : bool      the pairs (i, i) are left out where their ids are equal: y is x itself
     """
     _check(x, y)
-    sums, counts = pool.class_sums(x_ids, y, y_ids)
+    sums, counts = (pool or LOCAL).class_sums(x_ids, y, y_ids)
     if skip_diagonal:
         own = min(x.shape[0], y.shape[0])
         equal = F.pad((x_ids[:own] == y_ids[:own]).to(sums.dtype), (0, x.shape[0] - own))
@@ -98,7 +98,7 @@ def same_label(
 
 def candidate_mean(
     x: Tensor, y: Tensor, own: Tensor, scale: Scale,
-    x_ids: Tensor | None, y_ids: Tensor | None, own_ids: Tensor | None, pool: Pool = LOCAL, *,
+    x_ids: Tensor | None, y_ids: Tensor | None, own_ids: Tensor | None, pool: Pool, *,
     more: Tensor | None = None, more_scores: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """(M,) mean of s_ij over the pool's rows j of ``y`` that differ in id from x_i, the pair's own row, and ``more``.
@@ -126,7 +126,7 @@ def candidate_mean(
 
 def bilinear(
     x: Tensor, y: Tensor, p: Tensor, q: Tensor, *, offset: float = 0.5, slope: float = 0.5, scale: Scale = 1.0,
-    pool: Pool = LOCAL,
+    pool: Pool | None = None,
 ) -> Target:  # fmt: skip
     """Weights offset + slope·<p_i, q_j> from a second pair of features, p (M, E) and q (N, E): CWCL's continuous ones.
 
@@ -135,6 +135,7 @@ def bilinear(
     _check(x, y, p, q)
     dtype = loss_dtype(x)
     p, q = p.detach().to(dtype), q.detach().to(dtype)
+    pool = pool or LOCAL  # not as a default value, which torch.compile cannot follow
     summed, rows = pool.row_sum(y)
     with torch.autocast(x.device.type, enabled=False):
         product = q.T @ y.to(dtype)

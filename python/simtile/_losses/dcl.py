@@ -10,6 +10,7 @@ from torch import Tensor
 from simtile._losses.batch import checked_batch
 from simtile._losses.nt_xent import Views
 from simtile._pairs import Pairs, Scale, check_choice
+from simtile._pool import LOCAL
 from simtile._reductions import REDUCTIONS
 from simtile.targets import row_dot
 
@@ -55,7 +56,7 @@ def dcl(
     check_choice("reduction", reduction, REDUCTIONS)
     if sigma is not None and not sigma > 0:
         raise ValueError(f"sigma: above 0 or None, got {sigma}")
-    views = Views(view_a, view_b)
+    views = Views(view_a, view_b, None, LOCAL)
     batch = checked_batch(
         views.x, views.y, temperature, normalize=normalize, weight=views.weight(weight), reduction=reduction, plan=plan
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from simtile._losses.batch import checked_batch
 from simtile._losses.nt_xent import Views
 from simtile._pairs import Pairs, Scale, check_choice
+from simtile._pool import LOCAL
 from simtile._reductions import REDUCTIONS
 from simtile.kernels.reference_torch import softplus
 from simtile.targets import row_dot
@@ -64,7 +65,7 @@ def hcl(
         raise ValueError(f"tau_plus: a number from 0 to below 1, got {tau_plus}")
     if not 0 <= beta < math.inf:
         raise ValueError(f"beta: a finite number of at least 0, got {beta}")
-    views = Views(view_a, view_b)
+    views = Views(view_a, view_b, None, LOCAL)
     batch = checked_batch(
         views.x, views.y, temperature, normalize=normalize, weight=views.weight(weight), reduction=reduction, plan=plan
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simtile._info_nce import info_nce
 from simtile._pairs import Scale, as_ids, as_vector, check_choice, check_like, check_matrix
-from simtile._pool import LOCAL, Pool, pool_of
+from simtile._pool import Pool, pool_of
 from simtile._reductions import REDUCTIONS
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Views:
     itself and, through ``labels (B,)``, all views of items with the same label.
     """
 
-    def __init__(self, view_a: Tensor, view_b: Tensor, labels: Tensor | None = None, pool: Pool = LOCAL) -> None:
+    def __init__(self, view_a: Tensor, view_b: Tensor, labels: Tensor | None, pool: Pool) -> None:
         check_matrix("view_a", view_a)
         check_like("view_b", view_b, "view_a", view_a)
         B = view_a.shape[0]

@@ -106,13 +106,14 @@ class _Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_no_matrix_of_all_pairs_is_made_forward_or_backward(name):
-    """2,048 pairs of width 8: 4M scores, against 64 numbers a row."""
+    """2,048 pairs of width 8: 4M scores, against 64 numbers a row, or for a teacher its chunk of 5 MB."""
     _, function, _ = FAMILY[name]
     B = 2048
     inputs = pair(B, 8, torch.float32)
     with _Largest() as largest:
         function(*inputs).backward()
-    assert 0 < largest.elements <= 64 * B
+    allowed = 64 * B if name != "Distillation" else 1_400_000
+    assert 0 < largest.elements <= allowed
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -9,7 +9,7 @@ memory and no pass over the pairs:
     same_label     w_ij = [id_i = id_j]           x_i · Σ_{same id} y_j
     candidate_mean w_ij = 1 / n_i, kept pairs     x_i · (Σ_j y_j - Σ_{same id} y_j) / n_i
     bilinear       w_ij = a + b <p_i, q_j>        a x_i · Σ_j y_j + b x_iᵀ (Σ_j y_j q_jᵀ) p_i
-    teacher        w_ij = softmax_j(c <p_i, q_j>) x_i · attention(p, q, value=y)_i
+    teacher        w_ij = softmax_j(c <p_i, q_j>) x_i · attention(p, q, value=y)_i, chunk by chunk
     listed         w_ij in CSR form               a gather, nnz·D operations
 
 Gradients reach x, y, a tensor scale and, where they are given as tensors that require it, the weights of ``listed``;
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Target", "bilinear", "candidate_mean", "listed", "partner", "same_label", "teacher"]
 
 _CHUNK_BYTES = 16 << 20
-"""Bound of what :func:`listed` gathers and a self-excluded teacher holds at a time."""
+"""Bound of what :func:`listed` gathers and :func:`teacher` holds at a time."""
 
 
 class Target(NamedTuple):
@@ -151,37 +151,30 @@ def teacher(
 ) -> Target:  # fmt: skip
     """A teacher's softmax over all columns, softmax_j(teacher_scale·<p_i, q_j>), p (M, E), q (N, E): distillation.
 
-    Through ``scaled_dot_product_attention`` with y as values, which never stores the weights. ``skip_diagonal`` takes
-    the pairs (i, i) out of the softmax, as a self-similarity needs; then 16 MiB of weights are held at a time.
+    An attention with y as values whose weights are made a chunk of rows at a time, 16 MiB, and again in the backward
+    pass. Teachers are frozen and only the values need a gradient: torch's ``scaled_dot_product_attention`` would make
+    all three, and stores the weights unless E and D are padded to one width. ``skip_diagonal`` takes the pairs (i, i)
+    out of the softmax, as a self-similarity needs.
     """
     _check(x, y, p, q)
     dtype = loss_dtype(x)
     p, q, wide = p.detach().to(dtype), q.detach().to(dtype), y.to(dtype)
-    if skip_diagonal:
-        mixed = _attention_without_self(p, q, wide, teacher_scale)
-    else:
-        # One width for all three and four dimensions: otherwise torch falls back to storing all weights.
-        width = max(p.shape[1], y.shape[1])
-        p, q, wide = (F.pad(part, (0, width - part.shape[1]))[None, None] for part in (p, q, wide))
-        with torch.autocast(x.device.type, enabled=False):
-            mixed = F.scaled_dot_product_attention(p, q, wide, scale=teacher_scale)[0, 0, :, : y.shape[1]]
-    score = row_dot(x, mixed) * scale
-    return Target(score, torch.ones_like(score))
 
-
-def _attention_without_self(p: Tensor, q: Tensor, value: Tensor, scale: float) -> Tensor:
     def chunk(rows: Tensor, value: Tensor, start: int) -> Tensor:
-        s = rows @ q.T * scale
-        s.diagonal(start).fill_(-torch.inf)
-        return torch.softmax(s, 1).nan_to_num(0.0) @ value  # a single row has nobody but itself
+        s = rows @ q.T * teacher_scale
+        if skip_diagonal:
+            s.diagonal(start).fill_(-torch.inf)
+            return torch.softmax(s, 1).nan_to_num(0.0) @ value  # a single row has nobody but itself
+        return torch.softmax(s, 1) @ value
 
-    rows = max(1, _CHUNK_BYTES // (3 * p.dtype.itemsize * max(q.shape[0], 1)))
-    with torch.autocast(p.device.type, enabled=False):
+    size = max(1, _CHUNK_BYTES // (3 * dtype.itemsize * max(q.shape[0], 1)))
+    with torch.autocast(x.device.type, enabled=False):
         parts = [
-            checkpoint(chunk, p[start : start + rows], value, start, use_reentrant=False)
-            for start in range(0, max(p.shape[0], 1), rows)
+            checkpoint(chunk, p[start : start + size], wide, start, use_reentrant=False, preserve_rng_state=False)
+            for start in range(0, max(p.shape[0], 1), size)
         ]
-    return torch.cat(parts)
+    score = row_dot(x, torch.cat(parts)) * scale
+    return Target(score, torch.ones_like(score))
 
 
 def listed(

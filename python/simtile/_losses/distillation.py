@@ -54,8 +54,8 @@ def distillation_loss(
 
     Notes
     -----
-    The teacher's weights are an attention whose values are the student's keys, so that neither matrix is stored: O((M +
-    N)·max(D, E)) memory. Also known as CLIP-KD's contrastive relational distillation, and the loss of open_clip's
+    The teacher's weights are an attention whose values are the student's keys, made 16 MiB at a time, so that neither
+    matrix is stored. Also known as CLIP-KD's contrastive relational distillation, and the loss of open_clip's
     DistillClipLoss. Yang et al. 2024, arXiv:2307.12732, eq. 3.
     """
     batch = checked_batch(

@@ -1,0 +1,45 @@
+"""The examples on the pages of the losses run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = (
+    "cached_loss", "cmim", "contrastive_gap", "cwcl", "dcl", "distillation_loss", "filtered_info_nce", "focal_info_nce",
+    "hcl", "info_nce", "margin_info_nce", "momentum_queue", "nt_xent", "sigmoid_loss", "sup_con", "targets",
+)  # fmt: skip
+B, K, D, E = 12, 4, 8, 5
+
+
+def names() -> dict[str, object]:
+    """What the examples take as given."""
+    learnt = ("view_a", "view_b", "embeddings", "speech", "text", "image", "query", "key", "x", "y")
+    frozen = (
+        "text_features", "image_features", "guide_query", "guide_key", "teacher_image", "teacher_text", "features",
+        "images", "texts",
+    )  # fmt: skip
+    return {
+        **{name: torch.randn(B, D).requires_grad_() for name in learnt},
+        **{name: torch.randn(B, D) for name in frozen},
+        **{name: torch.nn.Linear(D, 256) for name in ("encoder", "key_encoder", "image_tower", "text_tower")},
+        "torch": torch, "B": B, "K": K, "hard": torch.randn(B, K, D), "labels": torch.arange(B) // 3,
+        "cluster_of_item": torch.arange(B) // 3, "bank": torch.randn(20, D), "bank_labels": torch.arange(20) // 4,
+        "documents": torch.randn(20, D), "indptr": torch.arange(B + 1), "indices": torch.arange(B),
+        "batches": [torch.randn(B, D)] * 2, "augment": lambda images: images + 0.1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_run(page):
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        found = names()
+        exec(compile(block, page, "exec"), found)
+        if "loss" in found:
+            assert torch.isfinite(found["loss"])

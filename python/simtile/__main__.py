@@ -19,7 +19,7 @@ _COMMANDS = {
     "demo": ("simtile.demo", "train a code search model on this machine's own Python packages, and report"),
     "train": (
         "simtile.trainers",
-        "train a small contrastive model: clip, simclr; checkpoints, several processes, a report",
+        "train a small contrastive model (clip, simclr, sentence), measure it, and report",
     ),
     "bench": ("simtile.bench", "measure this machine beside other libraries (from a checkout of the repository)"),
     "tune": ("simtile.tune", "race the GPU kernels' launches on this machine's card and keep the fastest"),

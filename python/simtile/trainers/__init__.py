@@ -2,6 +2,7 @@
 
     simtile train clip        images of characters and their Unicode names, two towers
     simtile train simclr      handwritten digits without labels, two augmented views
+    simtile train sentence    docstrings and code, sentence-transformers' Trainer with the drop-in loss
 
 ``pip install "simtile[train]"`` brings what they need.
 
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from simtile.trainers.loop import Task
+    from simtile.trainers.loop import Result, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,14 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from simtile.trainers import loop
     from simtile.trainers.report import print_table, write_report
 
-    task = _task(arguments)
     settings = loop.Settings(
         steps=arguments.steps, batch=arguments.batch, learning_rate=arguments.learning_rate, seed=arguments.seed,
         dense=arguments.dense, checkpoint=arguments.output / "checkpoint.pt", resume=arguments.resume,
         checkpoint_every=arguments.checkpoint_every,
     )  # fmt: skip
     try:
-        result = loop.run(task, settings)
+        result = _run(arguments, settings)
     except loop.SettingsError as error:
         print(f"simtile train {arguments.task}: {error}", file=sys.stderr)
         return 2
@@ -48,26 +48,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _task(arguments: argparse.Namespace) -> Task:
+def _run(arguments: argparse.Namespace, settings: Settings) -> Result | None:
+    if arguments.task == "sentence":
+        from simtile.trainers import sentence
+
+        return sentence.run(sentence.harvested(arguments.output, arguments.max_pairs), settings)
+    from simtile.trainers import loop
+
     if arguments.task == "clip":
         from simtile.trainers.clip import GlyphsAndNames
 
-        return GlyphsAndNames(loss=arguments.loss, max_characters=arguments.max_characters)
+        return loop.run(GlyphsAndNames(loss=arguments.loss, max_characters=arguments.max_characters), settings)
     from simtile.trainers.simclr import Digits
 
-    return Digits(max_images=arguments.max_images)
+    return loop.run(Digits(max_images=arguments.max_images), settings)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="simtile train", description="Train a small contrastive model, measure it, and write a report."
     )
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="{clip,simclr}")
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="{clip,simclr,sentence}")
     clip = _add(tasks, "clip", "characters' images and their Unicode names", steps=500, batch=1024, learning_rate=2e-3)
     clip.add_argument("--loss", choices=("info_nce", "siglip"), default="info_nce", help="(%(default)s)")
     clip.add_argument("--max-characters", type=_at_least(40), help="a trial on fewer characters (all)")
     simclr = _add(tasks, "simclr", "handwritten digits without labels", steps=400, batch=512, learning_rate=2e-3)
     simclr.add_argument("--max-images", type=_at_least(200), help="a trial on fewer images (all)")
+    sentence = _add(tasks, "sentence", "docstrings and their code", steps=64, batch=2048, learning_rate=0.05)
+    sentence.add_argument(
+        "--max-pairs", type=_at_least(100), help="a trial on fewer pairs, of the standard library alone (65536)"
+    )
     return parser
 
 

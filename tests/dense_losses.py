@@ -80,7 +80,7 @@ def cwcl(q, k, features, *, key_features=None, temperature=0.07, symmetric=True,
 
 
 def filtered_info_nce(
-    q, k, *, guide=None, margin=0.0, relative=False, blocks=("query_key",), temperature=0.05, weight=None,
+    q, k, *, guide=None, margin=0.0, relative=False, blocks=("query_key",), ids=None, temperature=0.05, weight=None,
     reduction="mean",
 ):  # fmt: skip
     """GISTEmbed, arXiv:2402.16829; Qwen3-Embedding, arXiv:2506.05176, eq. 1; GTE, arXiv:2308.03281, eq. 2."""
@@ -98,6 +98,10 @@ def filtered_info_nce(
         s = off_diagonal(x @ y.T / temperature)
         if margin is not None:
             s = s.masked_fill(gx @ gy.T > (own - margin * (own.abs() if relative else 1.0))[:, None], -torch.inf)
+        if ids is not None:
+            x_ids, y_ids = ({"q": ids[0], "k": ids[1][: x.shape[0]]}[side[0]] for side in block.split("_"))
+            y_ids = ids[1] if block == "query_key" else y_ids
+            s = s.masked_fill(x_ids[:, None] == y_ids, -torch.inf)
         others.append(s)
     return reduced(log_ratio((q * k[:n]).sum(1) / temperature, torch.cat(others, 1)), weight, reduction)
 

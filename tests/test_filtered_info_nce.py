@@ -22,6 +22,7 @@ CASES = {
     "gist-relative": {"margin": 0.1, "relative": True},
     "qwen3": {"margin": -0.1, "blocks": ("query_key", "query_query", "key_key")},
     "gte": {"margin": None, "blocks": BLOCKS},
+    "ids": {"blocks": BLOCKS, "ids": (torch.arange(19) % 7, torch.arange(26) % 5)},
 }
 
 
@@ -38,6 +39,8 @@ def test_equals_its_equation(rng, case, guided, reduction):
     given = dict(options)
     if given.pop("relative", False):
         given["margin_strategy"] = "relative"
+    if "ids" in given:
+        given["query_ids"], given["key_ids"] = given.pop("ids")
     assert_equals_dense(
         functools.partial(filtered_info_nce, **given), functools.partial(dense.filtered_info_nce, **options), [q, k],
         rows=1 if reduction == "mean" else M,

@@ -214,9 +214,12 @@ class FilteredInfoNCELoss(ContrastiveLoss):
         key: Tensor,
         *,
         guide: tuple[Tensor, Tensor] | None = None,
+        query_ids: Tensor | None = None,
+        key_ids: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
         """The loss of queries (M, D) and keys (N, D): :func:`simtile.functional.filtered_info_nce`."""
         return functional.filtered_info_nce(
-            query, key, guide=guide, temperature=self.current_temperature(), weight=weight, **self.options
-        )
+            query, key, guide=guide, temperature=self.current_temperature(), query_ids=query_ids, key_ids=key_ids,
+            weight=weight, **self.options,
+        )  # fmt: skip

@@ -64,7 +64,8 @@ format: build
 	$(CARGO) fmt $(MANIFEST)
 
 # Two stamps: dependencies change seldom, the engine often. The editable install builds the engine as well, so that the
-# second step finds everything compiled the first time.
+# second step finds everything compiled the first time. The peers come last, with build isolation: one of their own
+# dependencies has no wheel.
 build: $(VENV)/engine.stamp
 
 $(VENV)/engine.stamp: $(VENV)/dependencies.stamp $(RUST)
@@ -76,6 +77,7 @@ $(VENV)/dependencies.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt maturin
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,test,lint,bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'simtile[peers]'
 	touch $@
 
 clean:

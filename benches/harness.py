@@ -135,7 +135,7 @@ def measure(bench: Bench, contender: str, case: Case, repeats: int) -> Record:
     if wrong is not None:
         return {**record, "status": "wrong", "why": wrong}
     x, y = (t.requires_grad_(bench.backward) for t in inputs(case))
-    _release_free_memory()
+    release_free_memory()
     with PeakMemory() as memory:
         step(run, x, y, case.variant, backward=bench.backward)
     times: list[float] = []
@@ -156,7 +156,7 @@ def measure(bench: Bench, contender: str, case: Case, repeats: int) -> Record:
     }
 
 
-def _release_free_memory() -> None:
+def release_free_memory() -> None:
     """Return freed heap to the system, so that what a step allocates counts even where it could reuse freed pages."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc

@@ -1,7 +1,7 @@
 """`make bench`: all CPU benches, as tables and one JSON file.
 
-    python benches/run.py              about 10 minutes on two quiet cores (plus a minute to compile, the first time)
-    python benches/run.py --quick      the main shapes alone, about 3 minutes
+    python benches/run.py              about 17 minutes on two quiet cores (plus a minute to compile, the first time)
+    python benches/run.py --quick      the main shapes alone, about 5 minutes
     python benches/run.py --record     keep the results as benches/results/<processor>.json
 
 The ceilings of a core come first, so that every rate is a share of what this machine can do. GPU: ``gpu.py``.
@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 
+import bench_drop_ins
 import bench_info_nce
 import bench_pair_lse
 import bench_pair_softplus
@@ -164,6 +165,7 @@ def main() -> None:
     for bench in (bench_info_nce, bench_pair_softplus, bench_pair_lse):
         results[bench.BENCH.stem] = bench.run(options, limit)
     results["small_batches"] = bench_small_batches.run(options.threads, quick=options.quick)
+    results["drop_ins"] = bench_drop_ins.run(options)
     print_bars(results, limit)
     found = search(quick=options.quick)
     if found is not None:

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 BENCHES = Path(__file__).resolve().parents[1] / "benches"
 sys.path.insert(0, str(BENCHES))
 
+import bench_drop_ins  # noqa: E402
 import bench_info_nce  # noqa: E402
 import bench_pair_lse  # noqa: E402
 import bench_pair_softplus  # noqa: E402
@@ -52,6 +53,15 @@ def test_every_contender_agrees_with_float64(bench, variant, dtype):
     case = harness.Case(variant, dtype, batch=640, dim=48, threads=1)
     for name, run in bench.contenders.items():
         assert harness.fault(bench, run, case) is None, name
+
+
+@pytest.mark.parametrize("name", bench_drop_ins.DROP_INS)
+def test_every_drop_in_and_its_original_agree_with_float64(name):
+    if not bench_drop_ins.DROP_INS[name].installed:
+        pytest.skip("its library is not installed")
+    case = harness.Case(name, "float32", batch=40, dim=24, threads=1)
+    for contender, run in bench_drop_ins.BENCH.contenders.items():
+        assert harness.fault(bench_drop_ins.BENCH, run, case) is None, contender
 
 
 @pytest.mark.parametrize("bench", BENCHES_OF_LOSSES, ids=lambda bench: bench.stem)

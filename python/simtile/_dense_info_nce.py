@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from simtile._dense_products import finished, product, unit
 from simtile._first_order import apply, first_order
-from simtile._normalize import SHORTEST
 from simtile._ops import in_own_precision, ordered_sum, times, wanted
 from simtile._pairs import Gradients, Scale, Want, loss_dtype
 from simtile._torch_engine import LOG2_E
@@ -64,10 +64,10 @@ def _forward(
     M = query.shape[0]
     x, y, x_norm, y_norm = query, key, None, None
     if normalize:
-        x, x_norm = _unit(query)
-        y, y_norm = _unit(key)
+        x, x_norm = unit(query)
+        y, y_norm = unit(key)
     if isinstance(scale, float) and x.dtype != torch.bfloat16:
-        s = _product(x, y.t(), scale)
+        s = product(x, y.t(), scale)
     else:
         s = torch.mm(x, y.t()).to(loss_dtype(x)).mul_(scale)
     if ids is not None:
@@ -100,19 +100,14 @@ def _forward(
         p = p.to(x.dtype)
     dx = dy = dscale = None
     if want.x or want.scale:
-        dx = _product(p, y, factor)
+        dx = product(p, y, factor)
         if want.scale:
             dscale = (dx * x).sum(dtype=loss_dtype(x))
         if want.x:
-            dx = _finished(dx, scale, query, x, x_norm)
+            dx = finished(dx, scale, query, x, x_norm)
     if want.y:
-        dy = _finished(_product(p.t(), x, factor), scale, key, y, y_norm)
+        dy = finished(product(p.t(), x, factor), scale, key, y, y_norm)
     return total, Gradients(dx, dy, dscale)
-
-
-def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """factor · a b, in one call."""
-    return torch.mm(a, b) if factor == 1.0 else torch.addmm(a.new_empty(()), a, b, beta=0.0, alpha=factor)
 
 
 def _without_own(s: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -123,20 +118,3 @@ def _without_own(s: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     diagonal = p.diagonal().zero_()
     diagonal.sub_(p.sum(dim))
     return loss, p
-
-
-def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    norm = torch.linalg.vector_norm(x, 2, 1, True, dtype=loss_dtype(x)).clamp_min_(SHORTEST)
-    return x.div(norm).to(x.dtype), norm
-
-
-def _finished(grad: Tensor, scale: Scale, x: Tensor, unit: Tensor, norm: Tensor | None) -> Tensor:
-    """The gradient by x from that by its unit rows; where the norm was cut off, it is a constant."""
-    if isinstance(scale, Tensor):
-        grad.mul_(scale)
-    if norm is None:
-        return grad
-    along = (grad * unit).sum(1, keepdim=True, dtype=norm.dtype).masked_fill_(norm <= SHORTEST, 0.0)
-    if grad.dtype != norm.dtype:
-        grad, unit = grad.to(norm.dtype), unit.to(norm.dtype)
-    return grad.addcmul_(unit, along, value=-1).div_(norm).to(x.dtype)

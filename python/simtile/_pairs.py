@@ -109,7 +109,7 @@ def as_scalar(name: str, value: Scale, x: Tensor, *, positive: bool = False) -> 
             )
         if value.device != x.device and value.device.type != "cpu":
             raise ValueError(f"{name}: on the device of the inputs, {x.device}, got {value.device}")
-        return value.reshape(()).to(loss_dtype(x))
+        return (value if value.ndim == 0 else value.reshape(())).to(loss_dtype(x))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: a number or a floating tensor of one element, got {type(value).__name__}")
     if not abs(value) < math.inf or (positive and value <= 0):  # math.isfinite would break a compiled graph

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from simtile import _dense_sigmoid_loss
 from simtile._normalize import unit
 from simtile._pairs import (
     Pairs,
@@ -18,9 +19,10 @@ from simtile._pairs import (
     check_like,
     check_matrix,
     loss_dtype,
+    traced,
 )
 from simtile._plan import PLANS, choose
-from simtile._pool import pool_of
+from simtile._pool import LOCAL, pool_of
 from simtile._reductions import REDUCTIONS
 
 if TYPE_CHECKING:
@@ -85,15 +87,19 @@ def sigmoid_loss(
     factor, shift = as_scalar("scale", scale, query), as_scalar("bias", bias, query)
     query_ids, key_ids = as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key)
     M = query.shape[0]
+    weight = as_vector("weight", weight, M, query)
+    rows = reduction == "none" or weight is not None
+    chosen = choose(query, key, factor, one_sided=not rows, plan=plan, stashable=False)
+    if pool is LOCAL and chosen == "dense" and not rows and query.dtype != torch.float16 and not traced(query):
+        ids = None if query_ids is None or key_ids is None else (query_ids, key_ids)
+        share = 1.0 if reduction == "sum" else 1.0 / max(M, 1)
+        return _dense_sigmoid_loss.sigmoid_loss(query, key, factor, shift, ids, factor=share, normalize=normalize)
     if isinstance(shift, Tensor):
         biases = shift.to(query.device).expand(M)
     else:
         biases = torch.full((M,), shift, dtype=loss_dtype(query), device=query.device)
     if normalize:
         query, key = unit(query), unit(key)
-    weight = as_vector("weight", weight, M, query)
-    rows = reduction == "none" or weight is not None
-    chosen = choose(query, key, factor, one_sided=not rows, plan=plan, stashable=False)
     pairs = Pairs(query_ids, key_ids, "flip" if query_ids is not None else "exclude", diagonal="flip")
     loss = pool.pair_softplus(
         query, key, factor, biases, None, pairs, reduction="none" if rows else reduction, plan=chosen

@@ -54,23 +54,22 @@ class ClipLoss(original.ClipLoss):
             )
             return dense
         image, text = as_in_a_product(image_features), as_in_a_product(text_features)
-        temperature = _reciprocal(logit_scale)
         if self.world_size > 1:
-            loss = self._over_processes(image, text, temperature)
+            loss = self._over_processes(image, text, logit_scale)
         else:
-            loss = info_nce(image, text, temperature=temperature, symmetric=True, normalize=False)
+            loss = _info_nce(image, text, logit_scale, symmetric=True)
         if isinstance(logit_bias, Tensor) and logit_bias.requires_grad:
             # A softmax does not see it; in the graph it stays, because DDP waits for every parameter's gradient.
             loss = loss + 0.0 * logit_bias.reshape(())
         return {"contrastive_loss": loss} if output_dict else loss
 
-    def _over_processes(self, image: Tensor, text: Tensor, temperature: Tensor | float) -> Tensor:
+    def _over_processes(self, image: Tensor, text: Tensor, scale: Tensor | float) -> Tensor:
         all_image, all_text = original.gather_features(
             image, text, local_loss=self.local_loss, gather_with_grad=self.gather_with_grad, rank=self.rank,
             world_size=self.world_size, use_horovod=self.use_horovod,
         )  # fmt: skip
         if not self.local_loss:
-            return info_nce(all_image, all_text, temperature=temperature, symmetric=True, normalize=False)
+            return _info_nce(all_image, all_text, scale, symmetric=True)
         if not self.gather_with_grad:
             warn_once(
                 "open_clip: local_loss=True without gather_with_grad=True leaves out the gradient by the features of "
@@ -78,8 +77,8 @@ class ClipLoss(original.ClipLoss):
             )
         # The own rows to the front, where info_nce looks for each pair; the order of the others has no meaning.
         start = self.rank * image.shape[0]
-        to_text = info_nce(image, all_text.roll(-start, 0), temperature=temperature, normalize=False)
-        to_image = info_nce(text, all_image.roll(-start, 0), temperature=temperature, normalize=False)
+        to_text = _info_nce(image, all_text.roll(-start, 0), scale)
+        to_image = _info_nce(text, all_image.roll(-start, 0), scale)
         return (to_text + to_image) / 2
 
 
@@ -122,10 +121,16 @@ def _needs_logits(loss: object, base: type, *scalars: Tensor | float | None) -> 
     return False
 
 
-def _reciprocal(scale: Tensor | float) -> Tensor | float:
-    if isinstance(scale, Tensor):
-        return scale.reciprocal()
-    return 1.0 / scale
+def _info_nce(query: Tensor, key: Tensor, scale: Tensor | float, *, symmetric: bool = False) -> Tensor:
+    """InfoNCE at ``scale`` = 1 / temperature."""
+    if not isinstance(scale, Tensor):
+        return info_nce(query, key, temperature=1.0 / scale, symmetric=symmetric, normalize=False)
+    if query.dtype in (torch.float32, torch.float64):
+        # A small batch notices each torch call: scaled rows take fewer than two reciprocals and their gradients.
+        query = query * scale.to(query)
+        return info_nce(query, key, temperature=1.0, symmetric=symmetric, normalize=False)
+    # 16-bit rows are not rounded once more, and a plan that depends on their length sees the scale.
+    return info_nce(query, key, temperature=scale.reciprocal(), symmetric=symmetric, normalize=False)
 
 
 PATCH = Patch(

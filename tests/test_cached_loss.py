@@ -61,6 +61,29 @@ def test_activations_of_one_chunk_at_a_time():
     assert sizes["chunks"] < sizes["whole"] / 4
 
 
+def test_a_chunk_is_encoded_again_only_when_the_one_before_is_done():
+    events: list[str] = []
+
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            events.append("encode")
+            ctx.save_for_backward(x)
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            assert ctx.saved_tensors[0].shape == grad.shape
+            events.append("done")
+            return grad * 2
+
+    model = tower()
+    loss = CachedLoss(InfoNCELoss(), chunk_size=4)(lambda x: Marked.apply(model(x)), (torch.randn(12, 5),) * 2)
+    assert events == ["encode"] * 6
+    loss.backward()
+    assert events[6:] == ["encode", "done"] * 6
+
+
 def test_inputs_may_be_mappings_and_sequences():
     class Encoder(nn.Module):
         def __init__(self) -> None:

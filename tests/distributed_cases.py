@@ -94,8 +94,11 @@ CASES: dict[str, Case] = {
     "filtered_info_nce_guided": Case(
         _guided, ("query", "key", "features", "weight"), ("temperature",), options={"blocks": BLOCKS}
     ),
+    "margin_info_nce": Case(F.margin_info_nce, ("query", "key", *_IDS), ("temperature",), True),
+    "focal_info_nce": Case(F.focal_info_nce, ("query", "key", "row_negatives", "weight"), ("temperature",)),
     "sigmoid_loss": Case(F.sigmoid_loss, shared=("scale", "bias")),
     "sigmoid_loss_ids": Case(F.sigmoid_loss, ("query", "key", *_IDS), ("scale", "bias"), True),
+    "sigmoid_loss_weight": Case(F.sigmoid_loss, ("query", "key", "weight"), ("scale", "bias")),
     "sigmoid_loss_sum": Case(F.sigmoid_loss, shared=("scale", "bias"), options={"reduction": "sum"}),
     "sigmoid_loss_by_row": Case(F.sigmoid_loss, shared=("scale", "bias"), options={"reduction": "none"}),
 }

@@ -91,6 +91,18 @@ def test_losses_are_float32_and_gradients_the_inputs_dtype(name, dtype):
         assert (got.double() - truth).norm() <= 10 * coarse * truth.norm()
 
 
+@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_batches_of_hardly_any_rows_have_finite_losses_and_gradients(name, rows):
+    _, function, _ = FAMILY[name]
+    for reduction in ("mean", "none"):
+        inputs = pair(rows, dtype=torch.float32)
+        loss = function(*inputs, reduction=reduction)
+        loss.sum().backward()
+        assert torch.isfinite(loss).all()
+        assert all(torch.isfinite(part.grad).all() for part in inputs if part.grad is not None)
+
+
 class _Largest(TorchDispatchMode):
     """The most elements of any tensor that torch makes."""
 

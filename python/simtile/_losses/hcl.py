@@ -73,7 +73,7 @@ def hcl(
     number = views.x.shape[0] - 2
     own = row_dot(batch.query, batch.key) * batch.scale
     if number <= 0:
-        return views.reduced(batch.reduced(torch.zeros_like(own)), reduction)
+        return views.reduced(batch.reduced(own * 0.0), reduction)  # no negative, but a gradient of zeros
     log_r, _, _ = batch.lse(batch.query, batch.key, pairs, scale=batch.scale * (1.0 + beta))
     if beta > 0:
         log_r = log_r - batch.lse(batch.query, batch.key, pairs, scale=batch.scale * beta)[0] + math.log(number)

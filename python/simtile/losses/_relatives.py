@@ -10,7 +10,7 @@ from simtile.losses._module import ContrastiveLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 class MarginInfoNCELoss(ContrastiveLoss):
@@ -19,17 +19,18 @@ class MarginInfoNCELoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    margin, kind, symmetric, reduction, plan      see :func:`simtile.functional.margin_info_nce`
+    margin, kind, symmetric, reduction, plan, process_group      see :func:`simtile.functional.margin_info_nce`
     """
 
     def __init__(
         self, temperature: float = 0.05, *, learn_temperature: bool = False, max_scale: float = 100.0,
         margin: float = 0.3, kind: Literal["additive", "angular"] = "additive", symmetric: bool = True,
         reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
             temperature, learn_temperature, max_scale, margin=margin, kind=kind, symmetric=symmetric,
-            reduction=reduction, plan=plan,
+            reduction=reduction, plan=plan, process_group=process_group,
         )  # fmt: skip
 
     def forward(
@@ -54,14 +55,23 @@ class FocalInfoNCELoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    gamma, reduction, plan      see :func:`simtile.functional.focal_info_nce`
+    gamma, reduction, plan, process_group      see :func:`simtile.functional.focal_info_nce`
     """
 
     def __init__(
         self, temperature: float = 0.01, *, learn_temperature: bool = False, max_scale: float = 100.0,
         gamma: float = 0.5, reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
-        super().__init__(temperature, learn_temperature, max_scale, gamma=gamma, reduction=reduction, plan=plan)
+        super().__init__(
+            temperature,
+            learn_temperature,
+            max_scale,
+            gamma=gamma,
+            reduction=reduction,
+            plan=plan,
+            process_group=process_group,
+        )
 
     def forward(
         self,

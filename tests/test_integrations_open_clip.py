@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
 
 pytest.importorskip("open_clip")
 
+import open_clip
 from open_clip import loss as original
 
+import simtile
 from accuracy import assert_as_accurate
 from differential import assert_same, in_dtype, loss_and_gradients, no_stored_scores
 from plain_torch import coarse
@@ -108,6 +112,25 @@ def test_coca_loss_equals_the_original(clip_loss_weight, output_dict):
         for module in (ours, original)
     ]
     torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize(
+    ("model", "siglip"), [("ViT-B-32", False), ("ViT-B-16-SigLIP", True), ("coca_ViT-B-32", False)]
+)
+def test_a_patched_open_clip_creates_our_losses_and_an_unpatched_one_its_own(model, siglip):
+    arguments = types.SimpleNamespace(
+        model=model, siglip=siglip, distill=False, local_loss=False, gather_with_grad=True, rank=0, world_size=1,
+        horovod=False, loss_dist_impl=None, coca_caption_loss_weight=2.0, coca_contrastive_loss_weight=1.0,
+    )  # fmt: skip
+    before = type(open_clip.create_loss(arguments))
+    simtile.patch("open_clip")
+    try:
+        created = open_clip.create_loss(arguments)
+        assert type(created) is getattr(ours, before.__name__)
+        assert isinstance(created, before)
+    finally:
+        simtile.unpatch("open_clip")
+    assert type(open_clip.create_loss(arguments)) is before
 
 
 def test_subclasses_that_override_the_logits_keep_their_own_with_one_warning():

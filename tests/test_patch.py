@@ -118,6 +118,8 @@ def test_every_integration_patches_and_restores_its_library(library):
     try:
         found: Patch = importlib.import_module(f"simtile.integrations.{library}").PATCH
     except ModuleNotFoundError as error:
+        if "is not installed" not in str(error):
+            raise
         pytest.skip(str(error))
 
     def held():

@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 pytest.importorskip("pytorch_metric_learning")
 
 from pytorch_metric_learning import distances, losses as original, miners, reducers, regularizers
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 
 from differential import assert_same, in_dtype, loss_and_gradients, no_stored_scores
 from plain_torch import gradients
@@ -217,6 +218,31 @@ def test_scores_of_listed_pairs_are_those_of_the_whole_matrix(monkeypatch, rng, 
     torch.testing.assert_close(found, whole)
     mine, exact = (gradients((part * weight).sum(), [x, y]) for part in (found, whole))
     torch.testing.assert_close(mine, exact)
+
+    rows = rows.clamp_min(1)  # the first row is empty, and its gradient zero
+    found, whole = _pair_lists.listed_lse(x, y, 0.7, rows, columns), torch.full((7,), -torch.inf, dtype=torch.float64)
+    scores = 0.7 * (x @ y.T)[rows, columns]
+    lse = torch.stack([scores[rows == row].logsumexp(0) for row in range(1, 7)])
+    torch.testing.assert_close(found, torch.cat([whole[:1], lse]))
+    mine, exact = (gradients((part * weight[1:7]).sum(), [x, y]) for part in (found[1:], lse))
+    torch.testing.assert_close(mine, exact)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("change", ["one missing", "one twice", "another order"])
+def test_a_list_that_is_nearly_that_of_all_negatives_is_taken_as_it_is(name, change):
+    x, labels = embeddings(9, 4, 7).requires_grad_(), torch.arange(9) % 3
+    a1, p, a2, n = lmu.get_all_pairs_indices(labels)
+    chosen = {
+        "one missing": range(1, len(n)),
+        "one twice": [*range(len(n) - 1), 0],
+        "another order": range(-1, -10, -1),
+    }
+    chosen = torch.tensor(chosen[change])
+    found = [
+        getattr(module, name)()(x, labels, indices_tuple=(a1, p, a2[chosen], n[chosen])) for module in (ours, original)
+    ]
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-13)
 
 
 def test_the_log_sum_exp_of_a_row_without_pairs_is_empty_and_has_no_gradient():

@@ -31,8 +31,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
-from simtile.functional import pair_lse, pair_softplus
-from simtile.integrations._pair_lists import listed_scores, segment_lse
+from simtile.functional import merge_lse, pair_lse, pair_softplus
+from simtile.integrations._pair_lists import increasing, listed_lse, listed_scores, segment_lse
 from simtile.integrations._patch import Patch
 from simtile.integrations._warn import warn_once
 from simtile.kernels.reference_torch import softplus
@@ -60,11 +60,11 @@ class _OverPairs:
             dense: _LossDict = super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)  # type: ignore[misc]
             return dense
         common_functions.labels_or_indices_tuple_required(labels, indices_tuple)
-        pairs: _Classes | _Listed
-        if indices_tuple is None and labels is not None and ref_labels is not None:
-            pairs = _Classes.of(labels, ref_labels)
-        else:
-            pairs = _Listed(*convert_to_pairs(indices_tuple, labels, ref_labels))
+        classes = None if labels is None or ref_labels is None else _Classes.of(labels, ref_labels)
+        pairs: _Classes | _Listed | None = classes
+        if pairs is None or indices_tuple is not None:
+            a1, p, a2, n = convert_to_pairs(indices_tuple, labels, ref_labels)
+            pairs = _Listed(a1, p, a2, n, classes)
         positives, negatives = pairs.counts()
         if min(positives, negatives) == 0 or max(positives, negatives) <= 1:
             zero: _LossDict = loss.zero_losses()
@@ -81,15 +81,14 @@ class NTXentLoss(_OverPairs, original.NTXentLoss):
 
     def _losses(self, x: Tensor, y: Tensor, scale: float, pairs: _Classes | _Listed) -> dict[str, Any]:
         if isinstance(pairs, _Listed):
+            negative = pairs.negative_lse(x, y, scale)
             anchors, positives = pairs.a1, pairs.p
-            negative = segment_lse(scale * listed_scores(x, y, pairs.a2, pairs.n), pairs.a2, x.shape[0])
         else:
-            row, _ = pair_lse(x, y, scale=scale, x_ids=pairs.x_ids, y_ids=pairs.y_ids)
-            assert row is not None
-            negative, (count, _) = row, pairs.counts()
+            negative = pairs.negative_lse(x, y, scale)
+            count, _ = pairs.counts()
             if count > LISTED_PAIRS and type(self.reducer) is MeanReducer and not self.reducer.collect_stats:
                 total = pair_softplus(
-                    x, y, scale=-scale, x_bias=row, x_ids=pairs.x_ids, y_ids=pairs.y_ids, ids_mode="only",
+                    x, y, scale=-scale, x_bias=negative, x_ids=pairs.x_ids, y_ids=pairs.y_ids, ids_mode="only",
                     skip_diagonal=pairs.itself, reduction="sum",
                 )  # fmt: skip
                 return {"losses": total / count, "indices": None, "reduction_type": "already_reduced"}
@@ -106,7 +105,7 @@ class SupConLoss(_OverPairs, original.SupConLoss):
 
     def _losses(self, x: Tensor, y: Tensor, scale: float, pairs: _Classes | _Listed) -> dict[str, Any]:
         if isinstance(pairs, _Listed):
-            lse, sums, positives = _listed_terms(x, y, scale, pairs)
+            lse, sums, positives = pairs.once(y.shape[0]).anchor_terms(x, y, scale)
         else:
             row, _ = pair_lse(x, y, scale=scale, skip_diagonal=pairs.itself)
             assert row is not None
@@ -127,10 +126,33 @@ class _Listed(NamedTuple):
     p: Tensor  # (P,) their positives
     a2: Tensor  # (Q,) anchors
     n: Tensor  # (Q,) their negatives
+    classes: _Classes | None
+    """What the labels say, where there are any."""
 
     def counts(self) -> tuple[int, int]:
         """How many positive and negative pairs there are."""
         return len(self.a1), len(self.a2)
+
+    def negative_lse(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        """(M,) log-sum-exp of an anchor's negatives."""
+        if self.classes is not None and self.classes.negatives_are(self.a2, self.n):
+            return self.classes.negative_lse(x, y, scale)
+        return listed_lse(x, y, scale, self.a2, self.n)
+
+    def once(self, N: int) -> _Listed:
+        """Each pair once, in order, as in a mask."""
+        positive, a1, p = _distinct(self.a1, self.p, N)
+        negative, a2, n = _distinct(self.a2, self.n, N)
+        places = torch.searchsorted(negative, positive).clamp_max(len(negative) - 1)
+        assert not (negative[places] == positive).any(), "Each pair should be either be positive or negative"
+        return _Listed(a1, p, a2, n, self.classes)
+
+    def anchor_terms(self, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(M,) log-sum-exp of an anchor's pairs, sum of its positives' scores, number of its positives."""
+        M = x.shape[0]
+        scores = scale * listed_scores(x, y, self.a1, self.p)
+        lse = merge_lse(self.negative_lse(x, y, scale), segment_lse(scores, self.a1, M))
+        return lse, scores.new_zeros(M).index_add(0, self.a1, scores), torch.bincount(self.a1, minlength=M)
 
 
 class _Classes(NamedTuple):
@@ -163,6 +185,18 @@ class _Classes(NamedTuple):
         same = int(self.same.sum())
         M, N = self.x_ids.shape[0], self.y_ids.shape[0]
         return same - M if self.itself else same, M * N - same
+
+    def negative_lse(self, x: Tensor, y: Tensor, scale: float) -> Tensor:
+        """(M,) log-sum-exp of an anchor's negatives."""
+        row, _ = pair_lse(x, y, scale=scale, x_ids=self.x_ids, y_ids=self.y_ids)
+        assert row is not None
+        return row
+
+    def negatives_are(self, anchors: Tensor, others: Tensor) -> bool:
+        """Whether a list is that of all negatives, as ``CrossBatchMemory`` makes it without a miner."""
+        if len(anchors) != self.counts()[1] or bool((self.x_ids[anchors] == self.y_ids[others]).any()):
+            return False
+        return increasing(anchors * self.y_ids.shape[0] + others, strictly=True)
 
     def positive_pairs(self) -> tuple[Tensor, Tensor]:
         """(P,) anchors and (P,) their positives, ordered by both."""
@@ -212,20 +246,13 @@ def _as_integers(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:
     return both[: labels.shape[0]], both[labels.shape[0] :]
 
 
-def _listed_terms(x: Tensor, y: Tensor, scale: float, listed: _Listed) -> tuple[Tensor, Tensor, Tensor]:
-    """(M,) log-sum-exp over the pairs of an anchor, sum of its positives' scores, number of its positives.
-
-    Here a pair counts once, as in the masks of the original.
-    """
-    M, N = x.shape[0], y.shape[0]
-    known = [torch.unique(rows * N + columns) for rows, columns in ((listed.a1, listed.p), (listed.a2, listed.n))]
-    pairs = torch.cat(known)
-    assert torch.unique(pairs).shape == pairs.shape, "Each pair should be either be positive or negative"
-    rows = pairs // N
-    scores = scale * listed_scores(x, y, rows, pairs % N)
-    count = known[0].shape[0]
-    sums = scores.new_zeros(M).index_add(0, rows[:count], scores[:count])
-    return segment_lse(scores, rows, M), sums, torch.bincount(rows[:count], minlength=M)
+def _distinct(rows: Tensor, columns: Tensor, N: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Each pair once: as numbers in order, their rows and their columns."""
+    numbers = rows * N + columns
+    if increasing(numbers, strictly=True):  # as from torch.where
+        return numbers, rows, columns
+    numbers = torch.unique(numbers)
+    return numbers, numbers // N, numbers % N
 
 
 PATCH = Patch(

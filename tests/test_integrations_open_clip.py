@@ -164,20 +164,24 @@ def test_a_bias_that_changes_nothing_still_gets_its_gradient():
     assert bias.grad == 0
 
 
+@pytest.mark.parametrize("precision", ["autocast", torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["ClipLoss", "SigLipLoss"])
-def test_under_autocast_as_accurate_as_the_original(name):
-    image, text = features(33, 16)
-    rounded = {"image_features": image.bfloat16().float(), "text_features": text.bfloat16().float()}
+def test_in_16_bits_as_accurate_as_the_original(name, precision):
+    narrow = torch.bfloat16 if precision == "autocast" else precision
+    inputs = {
+        name: part.to(narrow) for name, part in zip(("image_features", "text_features"), features(33, 16), strict=True)
+    }
     fixed = {"logit_scale": torch.tensor(5.0), "logit_bias": torch.tensor(-1.0)}
-    results = []
-    for module in (getattr(ours, name)(), getattr(original, name)()):
-        with torch.autocast("cpu", torch.bfloat16):
-            results.append(loss_and_gradients(lambda module=module, **inputs: module(**inputs, **fixed), rounded))
-    exact = loss_and_gradients(
-        lambda **inputs: getattr(original, name)()(**inputs, **fixed), in_dtype(rounded, torch.float64)
-    )
+
+    def run(library, inputs):
+        return loss_and_gradients(lambda **parts: getattr(library, name)()(**parts, **fixed), inputs)
+
+    exact = run(original, in_dtype(inputs, torch.float64))
+    given = in_dtype(inputs, torch.float32) if precision == "autocast" else inputs
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        mine, theirs = run(ours, given), run(original, given)
+    assert mine["loss"].dtype == torch.float32
     for part, truth in exact.items():
-        mine, theirs = results[0][part], results[1][part]
-        assert mine.dtype == torch.float32
-        size = coarse(torch.bfloat16) * float(truth.abs().max())
-        assert_as_accurate(mine, theirs, truth.numpy(), magnitude=size)
+        assert part == "loss" or mine[part].dtype == given[part].dtype
+        size = float(truth.abs().max()) * (coarse(narrow) if mine[part].dtype == torch.float32 else 1.0)
+        assert_as_accurate(mine[part], theirs[part], truth.numpy(), magnitude=size)

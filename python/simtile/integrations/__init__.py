@@ -1,9 +1,9 @@
 """Drop-in losses for the libraries that people train with: same names, arguments and results, without the B×B scores.
 
-    simtile.integrations.open_clip               ClipLoss, SigLipLoss, CoCaLoss, DistillClipLoss
+    simtile.integrations.open_clip               ClipLoss, CoCaLoss, SigLipLoss
     simtile.integrations.sentence_transformers   MultipleNegativesRankingLoss, Cached…, GISTEmbedLoss
     simtile.integrations.metric_learning         NTXentLoss, SupConLoss (pytorch-metric-learning)
-    simtile.integrations.lightly                 NTXentLoss
+    simtile.integrations.lightly                 NTXentLoss, DirectCLRLoss
     simtile.integrations.transformers            forward of CLIPModel and SiglipModel
 
 Import a class from its module, or let the library use ours: ``simtile.patch("open_clip")``. A module is loaded, and its

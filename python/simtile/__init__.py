@@ -5,6 +5,8 @@
     simtile.targets      target weights that factorise, for new losses   pip install "simtile[torch]"
     simtile.search       exact nearest neighbours, numpy or torch        numpy is enough
     simtile.hubness      hubness: measured, corrected, exported          numpy is enough
+    simtile.cur          an expensive scorer's favourites in few calls   numpy is enough
+    simtile.distributed  the losses over several processes               pip install "simtile[torch]"
     simtile.explain      which plan a job takes, why, and its memory     pip install "simtile[torch]"
     simtile.patch        let open_clip, lightly, ... use these losses    see simtile.integrations
 
@@ -19,13 +21,15 @@ from typing import TYPE_CHECKING
 from simtile._extras import missing_extra
 
 if TYPE_CHECKING:
-    from simtile import functional, hubness, integrations, losses, search, targets
+    from simtile import cur, distributed, functional, hubness, integrations, losses, search, targets
     from simtile.functional import explain
     from simtile.integrations import patch, unpatch
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "cur",
+    "distributed",
     "explain",
     "functional",
     "hubness",
@@ -37,7 +41,7 @@ __all__ = [
     "unpatch",
 ]
 
-_SUBMODULES = frozenset({"functional", "hubness", "integrations", "losses", "search", "targets"})
+_SUBMODULES = frozenset({"cur", "distributed", "functional", "hubness", "integrations", "losses", "search", "targets"})
 _MODULE_OF = {"explain": "simtile.functional", "patch": "simtile.integrations", "unpatch": "simtile.integrations"}
 
 

@@ -75,6 +75,16 @@ def test_reductions_and_weights_agree(name):
     torch.testing.assert_close(function(a, b, reduction="sum"), rows.sum())
 
 
+@pytest.mark.parametrize("name", sorted(set(FAMILY) - {"SupCon"}))  # its labels go by place here
+def test_pairs_in_another_order_have_the_same_losses(name):
+    _, function, _ = FAMILY[name]
+    a, b = pair()
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    for plan in ("auto", "recompute"):
+        moved = function(a[order], b[order], reduction="none", plan=plan)
+        torch.testing.assert_close(moved, function(a, b, reduction="none", plan=plan)[order], rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_losses_are_float32_and_gradients_the_inputs_dtype(name, dtype):

@@ -17,7 +17,8 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 
 from differential import assert_same, in_dtype, loss_and_gradients, no_stored_scores
 from plain_torch import gradients
-from simtile.integrations import _pair_lists, metric_learning as ours
+from simtile import _pair_lists
+from simtile.integrations import metric_learning as ours
 
 NAMES = ("NTXentLoss", "SupConLoss")
 

@@ -55,13 +55,13 @@ def _backward(
         rows = y[columns].to(dtype)
         factor = g if y_scale is None else g * y_scale[columns].to(dtype)
         dx.addcmul_(rows, factor[:, None])
-        add_at(dy, columns, wide * factor[:, None])
-        add_at(dy_scale, columns, g * (wide * rows).sum(1))
-        add_at(dy_bias, columns, g)
+        _add_at(dy, columns, wide * factor[:, None])
+        _add_at(dy_scale, columns, g * (wide * rows).sum(1))
+        _add_at(dy_bias, columns, g)
     return dx.to(x.dtype), dy.to(y.dtype), dy_scale, dy_bias
 
 
-def add_at(sums: Tensor, index: Tensor, values: Tensor) -> None:
+def _add_at(sums: Tensor, index: Tensor, values: Tensor) -> None:
     """sums[index] += values in a fixed order: on the CPU index_add runs in order, on a GPU index_put sorts."""
     if sums.device.type == "cpu":
         sums.index_add_(0, index, values)

@@ -19,24 +19,22 @@ rows y has: those of this process, or of all ranks of a process group (:mod:`sim
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from simtile._extras import missing_extra
 
 try:
     import torch
     from torch import Tensor
-    from torch.autograd import Function
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from simtile._first_order import apply, first_order
+from simtile._pair_lists import listed_scores
 from simtile._pairs import Scale, check_like, check_matrix, csr_rows, loss_dtype
 from simtile._pool import LOCAL
-from simtile._topk import add_at
 
 if TYPE_CHECKING:
     from simtile._pool import Pool
@@ -44,7 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Target", "bilinear", "candidate_mean", "listed", "partner", "same_label", "teacher"]
 
 _CHUNK_BYTES = 16 << 20
-"""Bound of what :func:`listed` gathers and :func:`teacher` holds at a time."""
+"""Bound of the weights that :func:`teacher` holds at a time."""
 
 
 class Target(NamedTuple):
@@ -194,41 +192,6 @@ def row_dot(x: Tensor, y: Tensor) -> Tensor:
     """(M,) <x_i, y_i> along the last dimension, in the loss's dtype."""
     dtype = loss_dtype(x)
     return (x.to(dtype) * y.to(dtype)).sum(-1)
-
-
-def listed_scores(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(nnz,) <x_r, y_c> of the listed pairs, gathered in chunks forward and backward."""
-    scores: Tensor = apply(_ListedScores, x, y, rows, columns)
-    return scores
-
-
-class _ListedScores(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        ctx.save_for_backward(x, y, rows, columns)
-        parts = [row_dot(x[r], y[c]) for r, c in _chunks(x, rows, columns)]
-        return torch.cat(parts) if parts else x.new_empty(0, dtype=loss_dtype(x))
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, rows, columns = ctx.saved_tensors
-        dx, dy = (torch.zeros_like(part, dtype=loss_dtype(x)) for part in (x, y))
-        start = 0
-        for r, c in _chunks(x, rows, columns):
-            g = grad[start : start + r.shape[0], None]
-            start += r.shape[0]
-            if ctx.needs_input_grad[0]:
-                add_at(dx, r, g * y[c].to(dx.dtype))
-            if ctx.needs_input_grad[1]:
-                add_at(dy, c, g * x[r].to(dy.dtype))
-        need = ctx.needs_input_grad
-        return dx.to(x.dtype) if need[0] else None, dy.to(y.dtype) if need[1] else None, None, None
-
-
-def _chunks(x: Tensor, rows: Tensor, columns: Tensor) -> list[tuple[Tensor, Tensor]]:
-    size = max(1, _CHUNK_BYTES // (3 * max(x.dtype.itemsize, 4) * x.shape[1]))
-    return list(zip(rows.split(size), columns.split(size), strict=True)) if rows.shape[0] else []
 
 
 def _check(x: Tensor, y: Tensor, p: Tensor | None = None, q: Tensor | None = None) -> None:

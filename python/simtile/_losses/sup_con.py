@@ -21,6 +21,7 @@ from torch.autograd import Function
 from simtile import targets
 from simtile._first_order import apply, first_order
 from simtile._losses.batch import Batch, checked_batch
+from simtile._pair_lists import listed_scores, segment_lse
 from simtile._pairs import (
     Pairs,
     Scale,
@@ -139,7 +140,7 @@ def _by_list(batch: Batch, positives: CSR, own: bool) -> _Positives:
     indptr, indices = positives
     M = batch.query.shape[0]
     rows = csr_rows(indptr, indices)
-    scores = targets.listed_scores(batch.query, batch.key, rows, indices) * batch.scale
+    scores = listed_scores(batch.query, batch.key, rows, indices) * batch.scale
     count = indptr.diff().to(scores.dtype)
     negatives = Pairs(indptr=indptr, indices=indices, diagonal="skip" if own else "keep")
     share = count.clamp_min(1.0).reciprocal()[rows]
@@ -198,14 +199,6 @@ def _few_equal_pairs(pairs: Pairs, own: bool) -> CSR | None:
         kept = rows != columns
         rows, columns = rows[kept], columns[kept]
     return torch.searchsorted(rows, torch.arange(M + 1)), columns
-
-
-def segment_lse(values: Tensor, rows: Tensor, M: int) -> Tensor:
-    """(M,) log-sum-exp of the values (nnz,) that belong to each row; -inf, with zero gradient, where none does."""
-    top = values.new_full((M,), -torch.inf).scatter_reduce(0, rows, values.detach(), "amax")
-    total = values.new_zeros(M).index_add(0, rows, (values - top[rows]).exp())
-    empty = total == 0
-    return (total.masked_fill(empty, 1.0).log() + top.masked_fill(empty, 0.0)).masked_fill(empty, -torch.inf)
 
 
 class _Spread(Function):

@@ -31,8 +31,8 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
+from simtile._pair_lists import increasing, listed_lse, listed_scores, segment_lse
 from simtile.functional import merge_lse, pair_lse, pair_softplus
-from simtile.integrations._pair_lists import increasing, listed_lse, listed_scores, segment_lse
 from simtile.integrations._patch import Patch
 from simtile.integrations._warn import warn_once
 from simtile.kernels.reference_torch import softplus

@@ -58,7 +58,7 @@ def listed_lse(x: Tensor, y: Tensor, scale: float, rows: Tensor, columns: Tensor
 
 def segment_lse(scores: Tensor, rows: Tensor, M: int) -> Tensor:
     """(M,) log-sum-exp of the scores (P,) of each row, -inf for a row without any."""
-    top = torch.full_like(scores[:1], -torch.inf).expand(M).scatter_reduce(0, rows, scores.detach(), "amax")
+    top = scores.new_full((M,), -torch.inf).scatter_reduce(0, rows, scores.detach(), "amax")
     shift = top.masked_fill(torch.isneginf(top), 0.0)
     sums = scores.new_zeros(M).index_add(0, rows, (scores - shift[rows]).exp())
     return sums.log() + shift

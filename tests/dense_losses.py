@@ -68,7 +68,7 @@ def sup_con(z: Tensor, positive: Tensor, *, keys=None, temperature=0.1, form="ou
 
 
 def cwcl(q, k, features, *, key_features=None, temperature=0.07, symmetric=True, weight=None, reduction="mean"):
-    """arXiv:2309.14580, eq. 3 and 4."""
+    """arXiv:2309.14580."""
     f, g = rows_of(features, features if key_features is None else key_features)
     q, k = rows_of(q, k)
     s = q @ k.T / temperature
@@ -83,7 +83,7 @@ def filtered_info_nce(
     q, k, *, guide=None, margin=0.0, relative=False, blocks=("query_key",), ids=None, temperature=0.05, weight=None,
     reduction="mean",
 ):  # fmt: skip
-    """GISTEmbed, arXiv:2402.16829; Qwen3-Embedding, arXiv:2506.05176, eq. 1; GTE, arXiv:2308.03281, eq. 2."""
+    """GISTEmbed, arXiv:2402.16829; Qwen3-Embedding, arXiv:2506.05176; GTE, arXiv:2308.03281."""
     n = len(q)
     q, k = rows_of(q, k)
     a, b = (q.detach(), k.detach()) if guide is None else rows_of(*(part.to(q.dtype) for part in guide))
@@ -107,7 +107,7 @@ def filtered_info_nce(
 
 
 def uniformity(x, y=None, t=2.0):
-    """Wang & Isola, arXiv:2005.10242, eq. 3: log mean_{i ≠ j} exp(-t ‖x_i - y_j‖²)."""
+    """Wang & Isola, arXiv:2005.10242: log mean_{i ≠ j} exp(-t ‖x_i - y_j‖²)."""
     x, y = rows_of(x, x if y is None else y)
     off = ~torch.eye(len(x), len(y), dtype=torch.bool)
     squared = ((x[:, None] - y[None]) ** 2).sum(-1)
@@ -136,7 +136,7 @@ def cmim(q, k, *, temperature=0.1, weight=None, reduction="mean"):
 
 
 def dcl(a, b, *, temperature=0.1, sigma=None, weight=None, reduction="mean"):
-    """arXiv:2110.06848, eq. 6 and 7."""
+    """arXiv:2110.06848."""
     positive, _, negatives = two_views(a, b, temperature)
     w = 1.0
     if sigma is not None:
@@ -182,7 +182,7 @@ def margin_info_nce(
 def distillation_loss(
     q, k, p, r, *, temperature=0.07, teacher_temperature=0.07, symmetric=True, weight=None, reduction="mean"
 ):  # fmt: skip
-    """CLIP-KD, arXiv:2307.12732, eq. 3, as a cross-entropy."""
+    """CLIP-KD, arXiv:2307.12732, as a cross-entropy."""
     q, k = rows_of(q, k)
     p, r = rows_of(p.to(q.dtype), r.to(q.dtype))
     s, t = q @ k.T / temperature, p @ r.T / teacher_temperature

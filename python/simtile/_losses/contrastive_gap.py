@@ -35,7 +35,7 @@ def alignment(
     Notes
     -----
     Computed as a distance: 2 - 2 cos has no digits left where partners are close. Wang & Isola 2020, arXiv:2005.10242,
-    eq. 2 with α = 2.
+    with α = 2.
     """
     batch = checked_batch(query, key, 1.0, normalize=True, weight=weight, reduction=reduction, plan="auto")
     apart = batch.query - batch.key[: query.shape[0]]
@@ -59,7 +59,7 @@ def uniformity(x: Tensor, y: Tensor | None = None, *, t: float = 2.0, plan: Plan
     Notes
     -----
     On the sphere -t ‖x - y‖² = 2t <x, y> - 2t, so that this is a log-sum-exp over all pairs: 4u, O(M + N) memory. For a
-    regular simplex of n points it is -2t·n / (n - 1). Wang & Isola 2020, arXiv:2005.10242, eq. 3; across modalities:
+    regular simplex of n points it is -2t·n / (n - 1). Wang & Isola 2020, arXiv:2005.10242; across modalities:
     Fahim et al. 2024, arXiv:2405.18570.
     """
     check_matrix("x", x)

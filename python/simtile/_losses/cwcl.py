@@ -57,7 +57,7 @@ def cwcl(
     Notes
     -----
     The weights are bilinear, so their sum factorises: O((M + N)·D·E) operations instead of an (M, N) matrix. 4u for
-    both directions, 3u for one. Srinivasa et al. 2023, arXiv:2309.14580, eq. 3 and 4.
+    both directions, 3u for one. Srinivasa et al. 2023, arXiv:2309.14580.
     """
     batch = checked_batch(
         query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,

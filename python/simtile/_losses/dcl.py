@@ -51,7 +51,7 @@ def dcl(
 
     Notes
     -----
-    3u of 2·(2B)²·D FLOP when reduced. Yeh et al. 2022, arXiv:2110.06848, eq. 6 and 7.
+    3u of 2·(2B)²·D FLOP when reduced. Yeh et al. 2022, arXiv:2110.06848.
     """
     check_choice("reduction", reduction, REDUCTIONS)
     if sigma is not None and not sigma > 0:

@@ -56,7 +56,7 @@ def distillation_loss(
     -----
     The teacher's weights are an attention whose values are the student's keys, made 16 MiB at a time, so that neither
     matrix is stored. Also known as CLIP-KD's contrastive relational distillation, and the loss of open_clip's
-    DistillClipLoss. Yang et al. 2024, arXiv:2307.12732, eq. 3.
+    DistillClipLoss. Yang et al. 2024, arXiv:2307.12732.
     """
     batch = checked_batch(
         query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan, paired=symmetric

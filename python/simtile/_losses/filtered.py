@@ -71,8 +71,8 @@ def filtered_info_nce(
     Notes
     -----
     3u for the keys when reduced, 4u for each further block; a guide adds its own product to every pass. GISTEmbed:
-    Solatorio 2024, arXiv:2402.16829. Qwen3-Embedding: Zhang et al. 2025, arXiv:2506.05176, eq. 1. GTE: Li et al. 2023,
-    arXiv:2308.03281, eq. 2.
+    Solatorio 2024, arXiv:2402.16829. Qwen3-Embedding: Zhang et al. 2025, arXiv:2506.05176. GTE: Li et al. 2023,
+    arXiv:2308.03281.
     """
     batch = checked_batch(
         query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,

@@ -41,9 +41,9 @@ def hcl(
     Parameters
     ----------
     view_a, view_b : Tensor (B, D)      row i of both are views of item i
-    tau_plus : float in [0, 1)      the chance that a negative has the anchor's class; 0.1 as in the paper for CIFAR-10
-    beta : float >= 0      how much harder negatives count more; 1 as in the paper for CIFAR-10
-    temperature : float or one-element Tensor      0.5 as in the paper
+    tau_plus : float in [0, 1)      the chance that a negative has the anchor's class; 0.1 as in the authors' code
+    beta : float >= 0      how much harder negatives count more; 1 as in the authors' code
+    temperature : float or one-element Tensor      0.5 as in the authors' code
     normalize, weight, reduction, plan      as in :func:`nt_xent`
 
     Returns
@@ -57,8 +57,8 @@ def hcl(
     Notes
     -----
     Everything stays a logarithm, so that no temperature overflows. 4u of 2·(2B)²·D FLOP, 8u with ``beta``. Without
-    either, τ⁺ = β = 0, it is :func:`nt_xent`. Robinson et al. 2021, arXiv:2010.04592, eq. 4; Chuang et al. 2020,
-    arXiv:2007.00224, eq. 7.
+    either, τ⁺ = β = 0, it is :func:`nt_xent`. Robinson et al. 2021, arXiv:2010.04592; Chuang et al. 2020,
+    arXiv:2007.00224.
     """
     check_choice("reduction", reduction, REDUCTIONS)
     if not 0 <= tau_plus < 1:

@@ -124,8 +124,8 @@ def run(options: Options) -> Results:
     )
 
 
-def obtain_corpus(options: Options) -> Corpus:
-    """The corpus of this environment, from the cache if it was harvested before."""
+def obtain_corpus(options: Options, *, max_seconds: float = 90.0) -> Corpus:
+    """The corpus of this environment, from the cache if it was harvested before, else within so many seconds."""
     stdlib, site_packages = installed_roots()
     sources = find_source_files(stdlib, [] if options.stdlib_only else site_packages)
     path = cache_path(options.cache_dir, sources, options.max_pairs, options.max_test)
@@ -139,6 +139,7 @@ def obtain_corpus(options: Options) -> Corpus:
             max_train=options.max_pairs,
             max_test=options.max_test,
             workers=options.workers,
+            max_seconds=max_seconds,
             on_file=lambda _, n_pairs: bar.advance(note=f"{n_pairs:,} pairs"),
         )
     if not corpus.stopped_early:

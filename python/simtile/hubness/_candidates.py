@@ -11,15 +11,16 @@ from simtile.hubness import _compat
 from simtile.hubness._checks import ShortListWarning
 from simtile.hubness._methods import GATED, PAIRWISE
 from simtile.hubness._model import Model
-from simtile.hubness._pairwise import moments
+from simtile.hubness._pairwise import SAME, moments, scale_of
 from simtile.hubness._summary import Rows, prepare
 from simtile.hubness.reference import log_normal_cdf
+from simtile.kernels.reference import Stats
 
 Float = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 USUAL_K = 10
-MOST_MISSING = 0.05
+MOST_MISSING = 0.1
 """Share of the corrected best expected beyond the lists from which a warning is given."""
 SAMPLE = 64
 """Queries from which the share is estimated."""
@@ -50,7 +51,9 @@ def rerank(
     order = np.lexsort((np.where(absent, np.iinfo(np.int64).max, ids), -new), axis=1)[:, :k]
     values, found = np.take_along_axis(new, order, axis=1), np.take_along_axis(ids, order, axis=1)
     if settings.method not in PAIRWISE:
-        missing = expected_missing(scores, ids, new, scale, bias, gates, min(k or USUAL_K, USUAL_K))
+        missing = expected_missing(
+            scores, ids, new, scale, bias, gates, min(k or USUAL_K, USUAL_K), model.stats["query"]
+        )
         if missing > MOST_MISSING:
             warnings.warn(
                 f"lists of {ids.shape[1]} candidates: about {missing:.0%} of the corrected best "
@@ -72,38 +75,38 @@ def _pairwise(model: Model, scores: Float, items: Ids, queries: Rows | None) -> 
         return log_normal_cdf((scores - mean[:, None]) / sd[:, None]) + log_normal_cdf(other)
     if settings.method == "globally_corrected":
         top = model.stats["query"].top
-        ranks = np.stack([(top[:, row] > s).sum(axis=0) for row, s in zip(items, scores, strict=True)])
+        same = SAME * scale_of(top)
+        ranks = np.stack([(top[:, row] > s + same).sum(axis=0) for row, s in zip(items, scores, strict=True)])
         return np.asarray(scores / (1 + np.abs(scores)) / 2.1 - ranks)
     raise ValueError(f"method: {settings.method!r} needs more than candidate lists, use search")
 
 
 def expected_missing(
-    scores: Float, ids: Ids, new: Float, scale: Float, bias: Float, gates: NDArray[np.bool_], k: int
+    scores: Float, ids: Ids, new: Float, scale: Float, bias: Float, gates: NDArray[np.bool_], k: int, stats: Stats
 ) -> float:
     """Estimated share of the corrected k best that the lists do not hold.
 
-    An item beyond a list enters the best if its raw score, below the list's last s_C, is above
-    need_g = (t - b_g) / a_g, t the k-th corrected score. With rho raw scores per unit below s_C, as many as in the
-    lower half of the list, that makes rho · mean_g max(s_C - need_g, 0) items.
+    An item beyond a list enters the best if its raw score is below the list's last, s_C, and above
+    need_g = (t - b_g) / a_g, t the k-th corrected score: with what the bank says of its scores, the probability
+    Φ((s_C - mean_g) / sd_g) - Φ((need_g - mean_g) / sd_g).
     """
-    n, length = scale.shape[0], ids.shape[1]
-    complete = (ids >= 0).all(axis=1)
-    if not complete.any() or length <= k or length >= n:
-        return 0.0 if length >= n or not complete.any() else 1.0
-    rows = np.flatnonzero(complete)
-    rows = rows[:: max(1, len(rows) // SAMPLE)]
+    complete = np.flatnonzero((ids >= 0).all(axis=1))
+    if ids.shape[1] >= len(scale) or not len(complete):
+        return 0.0
+    if ids.shape[1] <= k:
+        return 1.0
+    sd = np.sqrt(np.maximum(stats.var, 1e-18))
     entering = []
-    for i in rows:
-        raw = np.sort(scores[i])
-        low, middle = raw[0], raw[length // 2]
-        least = -np.sort(-new[i])[k - 1]
-        offset = np.where(gates[i][:, None], bias, 0.0).sum(axis=0) + least_constant(gates[i], bias)
-        need = (least - offset) / np.maximum(scale, 1e-30)
-        density = (length // 2) / max(middle - low, 1e-12)
-        entering.append(min(1.0, density * np.maximum(low - need, 0.0).mean() / k))
+    for i in complete[:: max(1, len(complete) // SAMPLE)]:
+        offset = np.where(gates[i][:, None], bias, bias.mean(axis=1, keepdims=True)).sum(axis=0)
+        need = (np.sort(new[i])[-k] - offset) / scale
+        last = scores[i].min()
+        chance = _normal_cdf((last - stats.mean) / sd) - _normal_cdf((np.minimum(need, last) - stats.mean) / sd)
+        chance[ids[i]] = 0.0
+        entering.append(min(1.0, chance.sum() / k))
     return float(np.mean(entering))
 
 
-def least_constant(gates: NDArray[np.bool_], bias: Float) -> float:
-    """What the closed gates add to every score of a row: the mean of their corrections."""
-    return float(np.where(gates, 0.0, bias.mean(axis=1)).sum())
+def _normal_cdf(z: Float) -> Float:
+    """Φ(z) to 1e-3, enough for an estimate."""
+    return np.asarray(0.5 * (1 + np.tanh(0.7978845608 * (z + 0.044715 * z**3))))

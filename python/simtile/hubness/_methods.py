@@ -128,7 +128,7 @@ def correction(settings: Settings, stats: Mapping[Bank, Stats]) -> Correction:
             -settings.slope(bank) / total * soft_mean(stats[bank], settings.slope(bank)) for bank in settings.banks
         ]
         if method in GATED:
-            return Correction(None, tuple(parts), tuple(float(part.mean()) for part in parts))
+            return Correction(None, tuple(parts), tuple(float(part.mean()) if len(part) else 0.0 for part in parts))
         return Correction(None, (np.sum(parts, axis=0),))
     state = stats["query"]
     if method == "distribution_normalization":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from simtile.hubness._bank import BankRows
 from simtile.hubness._gated import GatedIndex
-from simtile.hubness._methods import BANKLESS, GATED, SOFT, Bank, Correction, Settings, correction
+from simtile.hubness._methods import GATED, SOFT, Bank, Correction, Settings, correction
 from simtile.hubness._pairwise import Corpus
 from simtile.hubness._summary import (
     How,
@@ -45,6 +46,10 @@ class Model:
         self.summaries: dict[Bank, Summary] = {}
         self._made: dict[str, Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process needs: the index is made again there, and the executor stays."""
+        return {**vars(self), "how": replace(self.how, executor=None), "_made": {}}
+
     def need(self, bank: Bank) -> Need:
         """What a pass over this bank collects."""
         method = self.settings.method
@@ -54,7 +59,6 @@ class Model:
             depth=self.depth,
             activation_k=self.settings.activation_k if method in GATED else 0,
             neighbours=self.settings.k if method == "dissim_local" else 0,
-            statistics=method not in BANKLESS | {"dissim_local", "sinkhorn"},
         )
 
     def add_bank(self, bank: Bank, rows: Rows) -> None:

@@ -46,11 +46,13 @@ def search(
     queries: Rows, k: int, settings: Settings, corpus: Corpus, allowed: NDArray[np.bool_] | None
 ) -> tuple[Float, Ids]:
     """(M, k) corrected scores, descending, and items, padded with -inf and -1; queries as prepared for the metric."""
-    candidates = _METHODS[settings.method](queries, k, settings, corpus)
     best = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1, np.int64)
     n = len(corpus.gallery)
-    step = max(1, BLOCK_BYTES // (4 * max(n, 1)))
-    for i0 in range(0, len(queries) if n and k else 0, step):
+    if n == 0 or k == 0:
+        return best
+    candidates = _METHODS[settings.method](queries, k, settings, corpus)
+    step = max(1, BLOCK_BYTES // (4 * n))
+    for i0 in range(0, len(queries), step):
         scores = queries[i0 : i0 + step] @ corpus.gallery.T
         if allowed is not None:
             scores[:, ~allowed] = -np.inf
@@ -78,7 +80,7 @@ def moments(gallery: Rows, queries: Rows) -> tuple[Float, Float]:
         off = gallery[j : j + 8192] - wide
         covariance += off.T @ off
     q = queries.astype(np.float64)
-    variance = np.einsum("id,id->i", q @ (covariance / max(len(gallery), 1)), q)
+    variance = np.einsum("id,id->i", q @ (covariance / len(gallery)), q)
     return q @ wide, np.sqrt(np.maximum(variance, 1e-18))
 
 
@@ -143,8 +145,7 @@ def _dual_softmax(queries: Rows, k: int, settings: Settings, corpus: Corpus) -> 
 def _ranked(queries: Rows, k: int, settings: Settings, corpus: Corpus) -> Candidates:
     assert corpus.stats is not None
     top, count, n = corpus.stats.top, corpus.stats.count, len(corpus.gallery)
-    unit = max(1.0, float(np.abs(top[np.isfinite(top)]).max(initial=0.0)))
-    same = SAME * unit
+    same = SAME * scale_of(top)
     empirical = settings.method == "mutual_proximity_empirical"
 
     def ranks(s: Float, ids: Ids) -> Float:
@@ -180,6 +181,11 @@ def _ranked(queries: Rows, k: int, settings: Settings, corpus: Corpus) -> Candid
         return ids, value(s, _counted(s, corpus.gallery[ids], corpus, same, empirical), order)
 
     return candidates
+
+
+def scale_of(top: Float) -> float:
+    """The largest score of the bank in absolute value, at least 1."""
+    return max(1.0, float(np.abs(top[np.isfinite(top)]).max(initial=0.0)))
 
 
 def _counted(s: Float, items: Rows, corpus: Corpus, same: float, empirical: bool) -> Float:

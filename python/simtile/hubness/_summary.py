@@ -52,7 +52,6 @@ class Need:
     depth: int = 0
     activation_k: int = 0
     neighbours: int = 0
-    statistics: bool = True
 
 
 @dataclass(frozen=True)
@@ -113,13 +112,8 @@ def blocks(bank: Iterable[Rows]) -> list[Rows]:
 def summarise(bank: Sequence[Rows], gallery: Rows, need: Need, how: How) -> Summary:
     """One pass over the bank (given in parts), and one more where lists of neighbours or activations are wanted."""
     parts = blocks(bank)
-    count = sum(map(len, parts))
-    if need.statistics:
-        arguments = (need.betas, need.depth, (how.metric, how.precision, how.num_threads))
-        stats = functools.reduce(merge_stats, how.map(block_stats, [(part, gallery, *arguments) for part in parts]))
-    else:
-        zeros = np.zeros(len(gallery))
-        stats = Stats((), (), count, np.empty((0, len(gallery))), zeros, zeros, np.empty((0, len(gallery))))
+    arguments = (need.betas, need.depth, (how.metric, how.precision, how.num_threads))
+    stats = functools.reduce(merge_stats, how.map(block_stats, [(part, gallery, *arguments) for part in parts]))
     activation = neighbours = None
     if need.activation_k:
         index = ExactIndex(gallery, metric=how.metric)

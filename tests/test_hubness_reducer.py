@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,27 @@ def test_scikit_learns_conventions(vectors: Any) -> None:
         copy.set_params(depth=1)
     assert repr(copy) == "HubnessReducer('nnn', k=6)"
     assert HubnessReducer.from_paper("nnn", alpha=0.5).get_params()["k"] == 128
+
+
+def test_executors_give_the_same_bits(vectors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simtile.hubness import _search, _summary
+
+    monkeypatch.setattr(_summary, "BANK_BLOCK", 150)
+    monkeypatch.setattr(_search, "QUERY_BLOCK", 40)
+    gallery, queries, bank, _ = vectors
+
+    def elsewhere(function: Any, jobs: Any) -> list[Any]:
+        """Out of order, and through pickle as in another process."""
+        found = {
+            i: pickle.loads(pickle.dumps(function))(*pickle.loads(pickle.dumps(job))) for i, job in enumerate(jobs)
+        }
+        return [found[i] for i in range(len(jobs))]
+
+    for method in ("csls", "dynamic_inverted_softmax", "globally_corrected"):
+        one = HubnessReducer(method).fit(gallery, query_bank=bank).search(queries, K)
+        other = HubnessReducer(method, executor=elsewhere).fit(gallery, query_bank=bank).search(queries, K)
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_torch_tensors_come_back_as_tensors(vectors: Any) -> None:

@@ -22,6 +22,7 @@ _COMMANDS = {
         "train a small contrastive model (clip, simclr, sentence), measure it, and report",
     ),
     "bench": ("simtile.bench", "measure this machine beside other libraries (from a checkout of the repository)"),
+    "hubness-report": ("simtile.hubness.report", "what a hubness correction does to a gallery: table, plots, page"),
     "tune": ("simtile.tune", "race the GPU kernels' launches on this machine's card and keep the fastest"),
     "doctor": ("simtile.doctor", "what this machine offers, which engine each operation takes, and a self-test"),
 }

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from simtile import _core
 from simtile.hubness._methods import Settings
-from simtile.hubness._summary import How, Rows, blocks, prepare
+from simtile.hubness._summary import How, Rows, prepare
 from simtile.hubness.reference import log_normal_cdf
 from simtile.kernels.reference import Stats
 
 Float: TypeAlias = NDArray[np.float64]
 Ids: TypeAlias = NDArray[np.int64]
-Candidates: TypeAlias = Callable[[int, Rows, Rows], tuple[Ids, Float]]
-"""(number of the query, its vector, its scores (N,)) -> items that may be among the best, their corrected scores."""
+Candidates: TypeAlias = Callable[[int, Rows], tuple[Ids, Float] | None]
+"""(number of the query, its scores (N,)) -> items that may be among the best, corrected scores; None: unknown."""
 
 BLOCK_BYTES = 32 << 20
 SAME = 4e-7
@@ -56,12 +56,18 @@ def search(
         scores = queries[i0 : i0 + step] @ corpus.gallery.T
         if allowed is not None:
             scores[:, ~allowed] = -np.inf
-        for i, row in enumerate(scores, start=i0):
-            ids, values = candidates(i, queries[i], row)
-            keep = np.isfinite(row[ids]) & (values > -np.inf)
+        found = [candidates(i, row) for i, row in enumerate(scores, start=i0)]
+        deep = [r for r, one in enumerate(found) if one is None]
+        if deep:
+            for r, values in zip(deep, deep_values(scores[deep], settings, corpus), strict=True):
+                found[r] = np.arange(n), values
+        for r, one in enumerate(found):
+            assert one is not None
+            ids, values = one
+            keep = np.isfinite(scores[r, ids]) & (values > -np.inf)
             ids, values = ids[keep], values[keep]
             order = np.lexsort((ids, -values))[:k]
-            best[0][i, : len(order)], best[1][i, : len(order)] = values[order], ids[order]
+            best[0][i0 + r, : len(order)], best[1][i0 + r, : len(order)] = values[order], ids[order]
     return best
 
 
@@ -94,7 +100,7 @@ def _mutual_proximity(queries: Rows, k: int, settings: Settings, corpus: Corpus)
         s = row[ids].astype(np.float64)
         return log_normal_cdf((s - own_mean[i]) / own_sd[i]) + log_normal_cdf((s - mean[ids]) / sd[ids])
 
-    def candidates(i: int, _: Rows, row: Rows) -> tuple[Ids, Float]:
+    def candidates(i: int, row: Rows) -> tuple[Ids, Float]:
         z = row * slope + offset
         first = top_items(np.minimum(z, (row - own_mean[i]) / own_sd[i]), k)
         least = np.sort(exact(i, row, first))[0]
@@ -130,7 +136,7 @@ def _dual_softmax(queries: Rows, k: int, settings: Settings, corpus: Corpus) -> 
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(np.where(s > 0, np.log(s) + beta * s + offset[ids], -np.inf))
 
-    def candidates(_: int, __: Rows, row: Rows) -> tuple[Ids, Float]:
+    def candidates(_: int, row: Rows) -> tuple[Ids, Float]:
         affine = row + slope_offset
         first = top_items(np.where(row > 0, affine, -np.inf), k)
         largest = max(float(row.max()), 1e-30)
@@ -144,60 +150,64 @@ def _dual_softmax(queries: Rows, k: int, settings: Settings, corpus: Corpus) -> 
 
 def _ranked(queries: Rows, k: int, settings: Settings, corpus: Corpus) -> Candidates:
     assert corpus.stats is not None
-    top, count, n = corpus.stats.top, corpus.stats.count, len(corpus.gallery)
+    top, count = corpus.stats.top, corpus.stats.count
     same = SAME * scale_of(top)
     empirical = settings.method == "mutual_proximity_empirical"
 
-    def ranks(s: Float, ids: Ids) -> Float:
-        """Bank rows above a score; for shares those not below it."""
-        return np.asarray((top[:, ids] > (s - same if empirical else s + same)).sum(axis=0), np.float64)
-
-    def value(s: Float, rank: Float, order: Float | None) -> Float:
-        if order is None:
-            # Ranks are whole: a fraction of less than half that rises with the score breaks ties.
-            return np.asarray(s / (1 + np.abs(s)) / 2.1 - rank)
-        return np.asarray((np.searchsorted(order, s - same) / n) * (1 - rank / count))
-
-    def candidates(_: int, query: Rows, row: Rows) -> tuple[Ids, Float]:
-        finite = np.isfinite(row)
-        order = np.sort(row).astype(np.float64) if empirical else None
-        wanted = min(k, int(finite.sum()))
+    def candidates(_: int, row: Rows) -> tuple[Ids, Float] | None:
+        order = np.sort(row) if empirical else None
+        wanted = min(k, int(np.isfinite(row).sum()))
         level = min(8, len(top))
-        while level <= len(top):
+        while True:
             # Every item that fewer than ``level`` bank rows score above this query.
-            ids = np.flatnonzero(finite & (row >= top[level - 1] - same))
+            ids = np.flatnonzero(np.isfinite(row) & (row >= top[level - 1] - same))
             s = row[ids].astype(np.float64)
-            rank = ranks(s, ids)
-            values = value(s, rank, order)
+            rank = np.asarray((top[:, ids] > (s - same if empirical else s + same)).sum(axis=0), np.float64)
+            values = ranked_value(s, rank, count, order, same)
             if level >= count:
                 return ids, values
             if (rank < level).sum() >= wanted:
+                # A share of 1 - level / count at most is left for the others.
                 least = np.sort(values)[-wanted] if wanted else -np.inf
                 if order is None or least >= 1 - level / count:
                     return ids, values
-            level = 4 * level if 4 * level <= len(top) or level == len(top) else len(top)
-        ids = np.flatnonzero(finite)
-        s = row[ids].astype(np.float64)
-        return ids, value(s, _counted(s, corpus.gallery[ids], corpus, same, empirical), order)
+            if level == len(top):
+                return None
+            level = min(4 * level, len(top))
 
     return candidates
+
+
+def ranked_value(s: Float, rank: Float, count: int, order: Rows | None, same: float) -> Float:
+    """Corrected scores from the bank's ranks: by rank, then by s; with a row's sorted scores the product of shares."""
+    if order is None:
+        # Ranks are whole: a fraction of less than half that rises with the score breaks ties.
+        return np.asarray(s / (1 + np.abs(s)) / 2.1 - rank)
+    return np.asarray(np.searchsorted(order, s - same) / len(order) * (1 - rank / count))
+
+
+def deep_values(scores: Rows, settings: Settings, corpus: Corpus) -> Float:
+    """(F, N) corrected scores of rows (F, N) whose ranks go deeper than what is kept of items: the bank, once more."""
+    assert corpus.stats is not None
+    empirical = settings.method == "mutual_proximity_empirical"
+    same = SAME * scale_of(corpus.stats.top)
+    bank = np.concatenate([prepare(part, corpus.how.metric) for part in corpus.bank])
+    edges = scores - np.float32(same) if empirical else scores + np.float32(same)
+    ranks = np.empty(scores.shape)
+    step = max(1, BLOCK_BYTES // (4 * len(bank)))
+    for j in range(0, scores.shape[1], step):
+        columns = np.sort(corpus.gallery[j : j + step] @ bank.T, axis=1)
+        for c, column in enumerate(columns, start=j):
+            ranks[:, c] = len(bank) - np.searchsorted(column, edges[:, c], side="right")
+    orders = [np.sort(row) if empirical else None for row in scores]
+    # What is not allowed is -inf here, and left out by the caller.
+    rows = zip(np.where(np.isfinite(scores), scores, 0.0), ranks, orders, strict=True)
+    return np.stack([ranked_value(s.astype(np.float64), rank, len(bank), order, same) for s, rank, order in rows])
 
 
 def scale_of(top: Float) -> float:
     """The largest score of the bank in absolute value, at least 1."""
     return max(1.0, float(np.abs(top[np.isfinite(top)]).max(initial=0.0)))
-
-
-def _counted(s: Float, items: Rows, corpus: Corpus, same: float, empirical: bool) -> Float:
-    """Ranks as in :func:`_ranked` at any depth, from the bank itself."""
-    counts = np.zeros(len(s))
-    for part in blocks(corpus.bank):
-        rows = prepare(part, corpus.how.metric)
-        step = max(1, BLOCK_BYTES // (4 * max(len(items), 1)))
-        for i in range(0, len(rows), step):
-            scores = rows[i : i + step] @ items.T
-            counts += (scores > (s - same if empirical else s + same)).sum(axis=0)
-    return counts
 
 
 _METHODS: dict[str, Callable[[Rows, int, Settings, Corpus], Candidates]] = {

@@ -65,8 +65,8 @@ class CosineAdapter(nn.Module):
         return torch.sigmoid(self.logits(queries, scores))
 
     def fit(
-        self, queries: Tensor, scores: Tensor, relevant: Tensor, *, epochs: int = 50, batch: int = 256, lr: float = 1e-3,
-        seed: int = 0,
+        self, queries: Tensor, scores: Tensor, relevant: Tensor, *, epochs: int = 50, batch: int = 256,
+        lr: float = 1e-3, seed: int = 0,
     ) -> list[float]:  # fmt: skip
         """Train on queries (M, dim), scores (M, k) and relevance (M, k) in 0..1; returns the loss of each epoch."""
         if scores.shape != relevant.shape or len(queries) != len(scores):

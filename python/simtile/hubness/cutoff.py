@@ -2,9 +2,9 @@
 
     map(score; query) -> cut at a threshold -> the first k        every map rises: no ranking changes
 
-A raw cosine of 0.6 may be a match for one query and none for another. A monotone map whose parameters depend on the query
-(predicted from its embedding by :mod:`simtile.hubness.cosine_adapter` [1], or fitted) brings all queries to one scale, on
-which a single threshold decides, and how many results a query gets follows from it [2].
+A raw cosine of 0.6 may be a match for one query and none for another. A monotone map whose parameters depend on the
+query (predicted from its embedding by :mod:`simtile.hubness.cosine_adapter` [1], or fitted) brings all queries to one
+scale, on which a single threshold decides; how many results a query gets follows from it [2].
 
 [1] Cosine Adapter: arXiv:2408.04887. [2] Relevance filtering, up to k results: arXiv:2501.04695.
 """

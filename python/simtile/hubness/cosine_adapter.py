@@ -85,7 +85,7 @@ class CosineAdapter(nn.Module):
                 loss = nn.functional.binary_cross_entropy_with_logits(
                     self.logits(queries[rows], scores[rows]), relevant[rows].to(scores.dtype)
                 )
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 optimiser.step()
                 total += loss.item() * len(rows)
             history.append(total / len(queries))

@@ -72,8 +72,8 @@ def hub_stats(
 
 def _stats(bank: Tensor, gallery: Tensor, betas: tuple[float, ...], depth: int) -> Stats:
     if bank.device.type == "cpu":
-        rows = (x.float().contiguous().numpy() for x in (bank, gallery))
-        return block_stats(*rows, betas, depth, ("ip", "float32", torch.get_num_threads()))
+        left, right = (x.float().contiguous().numpy() for x in (bank, gallery))
+        return block_stats(left, right, betas, depth, ("ip", "float32", torch.get_num_threads()))
     from simtile.kernels.pair_stats import pair_stats_fwd
 
     found = pair_stats_fwd(bank, gallery, betas=betas, k=depth)

@@ -3,7 +3,7 @@
 The libraries are called as their documentation says, with their defaults and a learnt scale where they have one. At the
 largest batch the contenders run in processes of their own, as in every race. Smaller batches are done in one process
 by turns, as starting a library takes longer than they do. pytorch-metric-learning's NT-Xent is cubic and goes no
-further than 128 pairs; its SupCon stores several matrices of (2B, 2B).
+further than 128 pairs; its SupCon stores several matrices of (2B, 2B). GISTEmbed's original stores several (B, B, D).
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ DROP_INS = {
     "lightly.NTXentLoss": DropIn("lightly.loss", "lightly", nt_xent, 12),
     "sentence_transformers.MultipleNegativesRankingLoss": DropIn(ST, OUR_ST, ranking, 3),
     "sentence_transformers.CachedMultipleNegativesRankingLoss": DropIn(ST, OUR_ST, cached_ranking, 3),
-    "sentence_transformers.GISTEmbedLoss": DropIn(ST, OUR_ST, gist, 12),
+    "sentence_transformers.GISTEmbedLoss": DropIn(ST, OUR_ST, gist, 12, (320,)),
     "metric_learning.SupConLoss": DropIn(PML, OUR_PML, functools.partial(with_labels, "SupConLoss"), 12, (512, 2048)),
     "metric_learning.NTXentLoss": DropIn(PML, OUR_PML, functools.partial(with_labels, "NTXentLoss"), 12, (128,)),
 }

@@ -15,8 +15,9 @@ pytest.importorskip("pytorch_metric_learning")
 from pytorch_metric_learning import distances, losses as original, miners, reducers, regularizers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 
+from accuracy import assert_as_accurate
 from differential import assert_same, in_dtype, loss_and_gradients, no_stored_scores
-from plain_torch import gradients
+from plain_torch import coarse, gradients
 from simtile import _pair_lists
 from simtile.integrations import metric_learning as ours
 
@@ -252,6 +253,21 @@ def test_the_log_sum_exp_of_a_row_without_pairs_is_empty_and_has_no_gradient():
     torch.testing.assert_close(found, torch.tensor([-1000.0, -torch.inf, 1000.3132617, -torch.inf]))
     (gradient,) = torch.autograd.grad(found[[0, 2]].sum(), scores)
     torch.testing.assert_close(gradient, torch.tensor([0.7310586, 0.2689414, 1.0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_under_autocast_as_accurate_as_the_original(name):
+    inputs, labels = {"embeddings": embeddings(33, 16, 8).bfloat16()}, torch.arange(33) % 5
+
+    def run(library, inputs):
+        return loss_and_gradients(lambda embeddings: getattr(library, name)()(embeddings, labels), inputs)
+
+    exact = run(original, in_dtype(inputs, torch.float64))
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, theirs = (run(library, in_dtype(inputs, torch.float32)) for library in (ours, original))
+    for part, truth in exact.items():
+        size = float(truth.abs().max()) * coarse(torch.bfloat16)
+        assert_as_accurate(mine[part], theirs[part], truth.numpy(), magnitude=size)
 
 
 def test_deepcopies_and_printed_forms_work_as_the_originals():

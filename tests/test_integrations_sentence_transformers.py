@@ -14,7 +14,9 @@ pytest.importorskip("sentence_transformers")
 from sentence_transformers.sentence_transformer import losses as original
 from sentence_transformers.util import cos_sim, dot_score, euclidean_sim
 
+from accuracy import assert_as_accurate
 from differential import assert_same, in_dtype, loss_and_gradients, no_stored_scores
+from plain_torch import coarse
 from simtile.integrations import sentence_transformers as ours
 from tiny_sentence_model import WIDTH, Given, sentence_model
 
@@ -234,6 +236,21 @@ def test_16_bit_embeddings_are_compared_in_float32_as_in_the_original():
         for module in (ours, original)
     ]
     torch.testing.assert_close(*found)
+
+
+def test_under_autocast_as_accurate_as_the_original():
+    inputs = {name: part.bfloat16() for name, part in columns(33, 16, 2).items()}
+
+    def run(library, inputs):
+        loss = library.MultipleNegativesRankingLoss(None, directions=("query_to_doc", "doc_to_query"))
+        return loss_and_gradients(lambda **e: loss.compute_loss_from_embeddings(list(e.values()), None), inputs)
+
+    exact = run(original, in_dtype(inputs, torch.float64))
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, theirs = (run(library, in_dtype(inputs, torch.float32)) for library in (ours, original))
+    for part, truth in exact.items():
+        size = float(truth.abs().max()) * coarse(torch.bfloat16)
+        assert_as_accurate(mine[part], theirs[part], truth.numpy(), magnitude=size)
 
 
 def test_the_librarys_trainer_takes_the_drop_in(models, tmp_path):

@@ -33,6 +33,7 @@ except ModuleNotFoundError as error:
 
 from simtile._pair_lists import increasing, listed_lse, listed_scores, segment_lse
 from simtile.functional import merge_lse, pair_lse, pair_softplus
+from simtile.integrations._autocast import as_in_a_product
 from simtile.integrations._patch import Patch
 from simtile.integrations._warn import warn_once
 from simtile.kernels.reference_torch import softplus
@@ -235,7 +236,7 @@ def _compared(distance: Any, embeddings: Tensor, ref_emb: Tensor) -> tuple[Tenso
     x: Tensor = distance.maybe_normalize(embeddings)
     y: Tensor = x if ref_emb is embeddings else distance.maybe_normalize(ref_emb)
     distance.set_default_stats(embeddings, ref_emb, x, y)
-    return x, y
+    return as_in_a_product(x), as_in_a_product(y)
 
 
 def _as_integers(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:

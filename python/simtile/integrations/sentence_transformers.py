@@ -5,7 +5,7 @@
 
 They extend the originals and replace only what follows the embeddings. Gathering among processes is left to
 sentence-transformers, so ``gather_across_devices`` has the gradient that it has there. 16-bit embeddings are compared
-in float32, as the original does, but in 16 bits under autocast; the loss is float32.
+in float32, as the originals do; those of the ranking losses in autocast's dtype under autocast, as in a product.
 
 Not fused: a ``similarity_fct`` other than ``cos_sim`` and ``dot_score``, with one warning.
 """
@@ -34,6 +34,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
+from simtile.integrations._autocast import as_in_a_product
 from simtile.integrations._guided import Guided, guided_loss
 from simtile.integrations._patch import Patch
 from simtile.integrations._ranking import Options, ranking_loss
@@ -131,7 +132,8 @@ def _fused(loss: Any, embeddings: Sequence[Tensor]) -> bool:
 
 
 def _ranking_loss(loss: Any, embeddings: Sequence[Tensor]) -> Tensor:
-    queries, *docs = (_multiplied(part) for part in embeddings)
+    autocast = torch.is_autocast_enabled(embeddings[0].device.type)
+    queries, *docs = map(as_in_a_product if autocast else _wide, embeddings)
     size = queries.shape[0]
     if loss.gather_across_devices:
         docs = [_gathered(part) for part in docs]
@@ -149,7 +151,7 @@ def _ranking_loss(loss: Any, embeddings: Sequence[Tensor]) -> Tensor:
 
 
 def _guided_loss(loss: Any, embeddings: Sequence[Tensor], guides: Sequence[Tensor]) -> Tensor:
-    anchors, *docs = (_multiplied(part) for part in embeddings)
+    anchors, *docs = (_wide(part) for part in embeddings)
     guide_anchors, *guide_docs = guides
     if loss.gather_across_devices:
         docs, guide_docs = [_gathered(part) for part in docs], [_gathered(part) for part in guide_docs]
@@ -163,11 +165,9 @@ def _guided_loss(loss: Any, embeddings: Sequence[Tensor], guides: Sequence[Tenso
     return guided_loss(anchors, docs, guide_anchors, guide_docs, options)
 
 
-def _multiplied(embeddings: Tensor) -> Tensor:
-    """The embeddings in the precision that they are compared in."""
-    if embeddings.dtype not in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(embeddings.device.type):
-        return embeddings
-    return embeddings.float()
+def _wide(embeddings: Tensor) -> Tensor:
+    """At least float32."""
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
 
 def _gathered(rows: Tensor) -> Tensor:

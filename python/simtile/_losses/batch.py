@@ -25,17 +25,20 @@ class Batch(NamedTuple):
     plan: str
     pool: Pool
 
+    @property
+    def tiles_plan(self) -> str:
+        """The plan of terms that cannot make gradients in the forward pass, as "chunked" asks of those that can."""
+        return "recompute" if self.plan == "chunked" else self.plan
+
     def lse(
         self, x: Tensor, y: Tensor, pairs: Pairs, *, scale: Scale | None = None, column: bool = False,
         positive: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
         """Log-sum-exps of the rows and, if asked for, of the columns and own scores: :meth:`Pool.pair_lse`."""
         factor = self.scale if scale is None else scale
-        # "chunked" asks for gradients in the forward pass of a term that can make them; this one cannot.
-        plan = "recompute" if self.plan == "chunked" else self.plan
         row, columns, own = self.pool.pair_lse(
             x, y, factor, None, None, pairs, row=True, column=column, positive=positive,
-            plan=choose(x, y, factor, one_sided=False, plan=plan, stashable=self.pool is LOCAL),
+            plan=choose(x, y, factor, one_sided=False, plan=self.tiles_plan, stashable=self.pool is LOCAL),
         )  # fmt: skip
         assert row is not None
         return row, columns, own

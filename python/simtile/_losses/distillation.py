@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from simtile import targets
-from simtile._losses.batch import checked_batch
+from simtile._losses.batch import Batch, checked_batch
 from simtile._normalize import unit
-from simtile._pairs import Pairs, Scale, check_like, check_matrix
+from simtile._pairs import Pairs, Scale, check_like, check_matrix, loss_dtype
+from simtile._plan import choose
 
 if TYPE_CHECKING:
     from simtile.functional import PlanName, Reduction
@@ -54,9 +56,9 @@ def distillation_loss(
 
     Notes
     -----
-    The teacher's weights are an attention whose values are the student's keys, made 16 MiB at a time, so that neither
-    matrix is stored. Also known as CLIP-KD's contrastive relational distillation, and the loss of open_clip's
-    DistillClipLoss. Yang et al. 2024, arXiv:2307.12732.
+    Small batches store both matrices. Otherwise the teacher's weights are an attention whose values are the student's
+    keys, made 16 MiB at a time. Also known as CLIP-KD's contrastive relational distillation, and the loss of
+    open_clip's DistillClipLoss. Yang et al. 2024, arXiv:2307.12732.
     """
     batch = checked_batch(
         query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan, paired=symmetric
@@ -76,6 +78,9 @@ def distillation_loss(
     query, key = batch.query, batch.key
     if normalize:
         teacher_query, teacher_key = unit(teacher_query.detach()), unit(teacher_key.detach())
+    if choose(query, key, batch.scale, one_sided=False, plan=batch.tiles_plan) == "dense":
+        with torch.autocast(query.device.type, enabled=False):
+            return batch.reduced(_stored(batch, teacher_query, teacher_key, sharp, symmetric))
     target = targets.teacher(query, key, teacher_query, teacher_key, teacher_scale=sharp, scale=batch.scale).score
     if not symmetric:
         return batch.nll(query, key, Pairs(), target, link="lse")
@@ -83,3 +88,14 @@ def distillation_loss(
     row, column, _ = batch.lse(query, key, Pairs(), column=True)
     assert column is not None
     return batch.reduced((row - target + column - back) / 2)
+
+
+def _stored(batch: Batch, teacher_query: Tensor, teacher_key: Tensor, sharp: float, symmetric: bool) -> Tensor:
+    """(M,) losses from stored scores: one product of the student and one of the teacher serve both directions."""
+    dtype = loss_dtype(batch.query)
+    s = batch.query.to(dtype) @ batch.key.to(dtype).T * batch.scale
+    t = teacher_query.detach().to(dtype) @ teacher_key.detach().to(dtype).T * sharp
+    loss = torch.logsumexp(s, 1) - (torch.softmax(t, 1) * s).sum(1)
+    if not symmetric:
+        return loss
+    return (loss + torch.logsumexp(s, 0) - (torch.softmax(t, 0) * s).sum(0)) / 2

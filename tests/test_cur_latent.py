@@ -26,6 +26,10 @@ def scorer_of(matrix: NDArray[np.float64]) -> CallableScorer:
     )
 
 
+def sparse(matrix: NDArray[np.float64], there: NDArray[np.bool_]) -> SparseScores:
+    return SparseScores(*np.nonzero(there), matrix[there], matrix.shape)
+
+
 def top(scores: NDArray[np.float64], k: int) -> list[int]:
     return np.argsort(-scores, kind="stable")[:k].tolist()
 
@@ -95,34 +99,46 @@ def test_singular_factors_are_the_best_approximation(matrix: NDArray[np.float64]
 def test_alternating_least_squares_fills_in_a_low_rank_matrix(
     matrix: NDArray[np.float64], rng: np.random.Generator
 ) -> None:
-    there = rng.random(matrix.shape) < 0.6
-    rows, columns = np.nonzero(there)
-    scores = SparseScores(rows, columns, matrix[there], matrix.shape)
-    u, v = alternating_least_squares(scores, rng.normal(size=(N_ITEMS, RANK)), ridge=1e-6, iterations=60)
-    np.testing.assert_allclose(u @ v.T, matrix, atol=1e-3)
-
-
-def test_an_item_without_scores_gets_the_prior(rng: np.random.Generator) -> None:
-    scores = SparseScores(np.array([0, 1]), np.array([0, 0]), np.array([1.0, 2.0]), (2, 3))
-    prior = rng.normal(size=(3, 2))
-    _, v = alternating_least_squares(scores, prior, ridge=0.1, prior=prior)
-    np.testing.assert_array_equal(v[1:], prior[1:])
-
-
-def test_each_half_step_solves_every_row_of_a_ragged_problem(rng: np.random.Generator) -> None:
-    there = rng.random((30, 50)) < np.linspace(0.02, 0.9, 50)
-    rows, columns = np.nonzero(there)
-    g = rng.normal(size=(30, 50))
-    _, v = alternating_least_squares(
-        SparseScores(rows, columns, g[there], g.shape), rng.normal(size=(50, 3)), ridge=0.5, iterations=1
+    model = alternating_least_squares(
+        sparse(matrix, rng.random(matrix.shape) < 0.6), rng.normal(size=(N_ITEMS, RANK + 4)), iterations=60
     )
-    u, _ = alternating_least_squares(
-        SparseScores(rows, columns, g[there], g.shape), rng.normal(size=(50, 3)), ridge=0.5, iterations=1
-    )
-    assert u.shape == (30, 3)
+    np.testing.assert_allclose(model.left @ model.factors.T, matrix, atol=0.01)
+    # The factors that the scores do not need have died out.
+    np.testing.assert_allclose(model.left.T @ model.left / len(matrix), np.diag([1.0] * RANK + [0.0] * 4), atol=1e-6)
+
+
+def test_the_noise_and_the_number_of_factors_are_found(rng: np.random.Generator) -> None:
+    truth = rng.normal(size=(80, 3)) @ rng.normal(size=(3, 400))
+    noisy, there = truth + 0.7 * rng.normal(size=truth.shape), rng.random(truth.shape) < 0.4
+    model = alternating_least_squares(sparse(noisy, there), rng.normal(size=(400, 12)), iterations=30)
+    assert model.noise == pytest.approx(0.49, rel=0.25)
+    size = (model.factors**2).mean(axis=0)
+    assert size[:3].min() > 20 * size[3:].max()
+    unseen = (model.left @ model.factors.T - truth)[~there]
+    assert unseen.std() < 0.45
+
+
+def test_a_half_step_is_a_ridge_regression_for_every_row(rng: np.random.Generator) -> None:
+    g, there = rng.normal(size=(30, 50)), rng.random((30, 50)) < np.linspace(0.0, 0.9, 50)  # columns of every length
+    u, prior, ridge = rng.normal(size=(30, 3)), rng.normal(size=(50, 3)), np.array([0.1, 1.0, 5.0])
+    v = sparse(g, there).by_column().solve(u, ridge, prior)
     for j in range(50):
-        if not there[:, j].any():
-            np.testing.assert_array_equal(v[j], 0.0)
+        A, b = u[there[:, j]], g[there[:, j], j]
+        np.testing.assert_allclose(
+            v[j], np.linalg.solve(A.T @ A + np.diag(ridge), A.T @ b + ridge * prior[j]), atol=1e-10
+        )
+
+
+def test_an_item_without_scores_gets_what_its_features_say(rng: np.random.Generator) -> None:
+    features = rng.normal(size=(300, 4))
+    matrix = rng.normal(size=(40, 2)) @ (features @ rng.normal(size=(4, 2))).T
+    there = rng.random(matrix.shape) < 0.3
+    there[:, 200:] = False
+    model = alternating_least_squares(
+        sparse(matrix, there), rng.normal(size=(300, 2)), features=features, iterations=30
+    )
+    predicted = (model.left @ model.factors.T)[:, 200:]
+    assert np.corrcoef(predicted.ravel(), matrix[:, 200:].ravel())[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("method", ["anncur", "adacur", "axn", "auto"])

@@ -13,9 +13,10 @@ from simtile.cur.cross_encoders import OnnxScorer, SentenceTransformersScorer, T
 from simtile.cur.errors import BatchRejectedError, JournalError, ScoreCountError, ScorerError, TransientScorerError
 from simtile.cur.evaluation import Report, evaluate
 from simtile.cur.http_reranker import HTTPRerankScorer
-from simtile.cur.index import CrossEncoderIndex, SearchResults
+from simtile.cur.index import CrossEncoderIndex
 from simtile.cur.journal import ScoreJournal
 from simtile.cur.maxsim import MaxSimScorer
+from simtile.cur.results import SearchResults
 from simtile.cur.scorers import CallableScorer, Limits, Scorer
 
 __all__ = [

@@ -148,12 +148,12 @@ class Shop:
 def sample_items(
     query: Any, listed: NDArray[np.int64], candidates: NDArray[np.int64], calls: int, seed: int
 ) -> NDArray[np.int64]:
-    """Ids to score for a build query: half the retriever's best, the rest drawn from all others; the same every time.
+    """Ids to score for a build query: its ``listed`` ones, the rest drawn from all others; the same every time.
 
     The retriever's best are where its query's high scores are; the others show what is high although it did not say so.
     """
     calls = min(calls, len(candidates))
-    best = listed[listed >= 0][: calls // 2]
+    best = listed[listed >= 0][:calls]
     others = np.setdiff1d(candidates, best)
     rng = np.random.default_rng([seed, *np.frombuffer(content_key(query), np.uint32).tolist()])
     return np.concatenate([best, rng.choice(others, calls - len(best), replace=False)])

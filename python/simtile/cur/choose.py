@@ -31,7 +31,7 @@ MOST_QUERIES = 96
 
 CANDIDATES = tuple(
     Choice(first_share=share, noise=noise, embedding=embedding)
-    for share, (noise, embedding) in product((0.3, 0.6), ((1.0, 0.5), (4.0, 0.0), (4.0, 0.5), (4.0, 2.0)))
+    for share, (noise, embedding) in product((0.3, 0.6), ((1.0, 0.0), (1.0, 0.5), (1.0, 2.0), (4.0, 1.0)))
 )
 
 
@@ -45,6 +45,7 @@ class LeftOut:
     embeddings : (M, e) or None      of the fold's queries
     ids, values, weights : (M, P)      each query's known scores and how many items each stands for; ids -1 is padding
     ranks : (M, P)      the retriever's preference, smaller is better
+    listed_first : bool      whether the first round takes the retriever's list rather than the prior's
     """
 
     features: ItemMatrix
@@ -54,6 +55,7 @@ class LeftOut:
     values: Floats
     weights: Floats
     ranks: Floats
+    listed_first: bool
 
 
 def leave_out(
@@ -63,13 +65,15 @@ def leave_out(
     queries: NDArray[np.floating] | None,
     items: NDArray[np.floating] | None,
     listed: Sequence[NDArray[np.int64]],
+    listed_first: bool,
 ) -> list[LeftOut]:
     """Deal the build queries into folds and learn from the rest of each.
 
     Parameters
     ----------
     scores, rank, queries, items      as for `learn`
-    listed : sequence of Q id arrays      the part of each row that the retriever chose; empty for whole rows
+    listed : sequence of Q id arrays      the retriever's lists; items of a row beyond them were drawn
+    listed_first : bool      a function retrieves, whose scores are not known: its lists come first
     """
     folds = []
     order = np.random.default_rng(0).permutation(len(scores))
@@ -92,18 +96,11 @@ def leave_out(
             in_list = np.isin(its_ids, listed[q])
             drawn = m - int(in_list.sum())
             weights[row, :m] = np.where(in_list, 1.0, (scores.n - (m - drawn)) / max(drawn, 1))
-            ranks[row, :m] = _ranks(its_ids, listed[q], None if queries is None else queries[q], items)
-        folds.append(
-            LeftOut(
-                features_of(learned, items),
-                learned,
-                None if queries is None else queries[held],
-                ids,
-                values,
-                weights,
-                ranks,
-            )
-        )
+            query = None if queries is None or listed_first else queries[q]
+            ranks[row, :m] = _ranks(its_ids, listed[q], query, items)
+        embeddings = None if queries is None else queries[held]
+        features = features_of(learned, items)
+        folds.append(LeftOut(features, learned, embeddings, ids, values, weights, ranks, listed_first))
     return folds
 
 
@@ -198,7 +195,8 @@ def _search(fold: LeftOut, target: Floats, choice: Choice, budget: int, centred:
     for size in round_sizes(budget, choice.rounds, choice.first_share):
         if taken.shape[1]:
             latent = posterior(everyone, scored)
-        new = _take(np.where(free, _predict(fold, latent), -np.inf), fold.weights, size)
+        preference = -fold.ranks if fold.listed_first and not taken.shape[1] else _predict(fold, latent)
+        new = _take(np.where(free, preference, -np.inf), fold.weights, size)
         there = np.take_along_axis(free, new, axis=1)  # False at repetitions, once the first one is gone
         there[:, 1:] &= new[:, 1:] != new[:, :1]
         np.put_along_axis(free, new, False, axis=1)

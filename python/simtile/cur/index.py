@@ -18,29 +18,19 @@ from simtile.cur.journal import ScoreJournal
 from simtile.cur.knowledge import Knowledge
 from simtile.cur.planning import MethodName, Plan, plan_search
 from simtile.cur.posterior import Choice, Posterior
+from simtile.cur.results import Hit, SearchResults, best_hits
 from simtile.cur.retrieval import Retrieval, RetrieverFunction
 from simtile.cur.rounds import Scored, run_rounds
 from simtile.cur.scorers import Scorer
 
-__all__ = ["CrossEncoderIndex", "SearchResults"]
+__all__ = ["CrossEncoderIndex"]
 
-Hit: TypeAlias = dict[str, Any]
-"""``{"corpus_id": int, "score": float}``, as ``CrossEncoder.rank`` of sentence-transformers returns it."""
 Embeddings: TypeAlias = NDArray[np.floating]
 Target: TypeAlias = Literal["raw", "centred"]
 
 
-class SearchResults(list[list[Hit]]):
-    """Hits of each query, best first, with what they cost.
-
-    Attributes
-    ----------
-    stats : CallStats      of this search
-    """
-
-    def __init__(self, hits: Sequence[list[Hit]], stats: CallStats) -> None:
-        super().__init__(hits)
-        self.stats = stats
+_LISTED = 1000
+"""Length of the lists that a retriever function is asked for, to judge budgets up to that many calls."""
 
 
 class CrossEncoderIndex:
@@ -80,7 +70,7 @@ class CrossEncoderIndex:
         retriever : callable (queries, k) -> ids (Q, k), or (scores, ids), optional
             Cheap first lists, padded with -1; by default the largest inner products of the embeddings
         dense : bool      score every build query with every item (Q·N calls), as ANNCUR and ADACUR need; otherwise
-            ``calls_per_query`` items each: half the retriever's best, half drawn from the rest
+            ``calls_per_query`` items each: three quarters the retriever's best, one drawn from the rest
         rank : int      number of item factors
         dtype : {"float32", "bfloat16", "int8"}      what factors and embeddings are rounded to, in files and in
             searches
@@ -219,7 +209,7 @@ class CrossEncoderIndex:
             keep,
             stats,
         )
-        return SearchResults(_hits(scored, plan.offset, k), stats)
+        return SearchResults(best_hits(scored, plan.offset, k), stats)
 
     def plan(
         self,
@@ -369,8 +359,11 @@ class CrossEncoderIndex:
         """Score build queries with all candidates, or with a sample of ``calls`` each."""
         if calls is None:
             plan = [candidates] * len(self._queries)
+            if self._retrieval.function is not None:
+                lists = self._retrieval.lists(self._queries, None, _LISTED)
+                self._knowledge.listed = [row[row >= 0] for row in lists]
         else:
-            listed = self._retrieval.lists(self._queries, self._knowledge.query_embeddings, calls // 2)
+            listed = self._retrieval.lists(self._queries, self._knowledge.query_embeddings, 3 * calls // 4)
             listed = np.where(np.isin(listed, candidates), listed, -1)
             self._knowledge.listed = [row[row >= 0] for row in listed]
             plan = [
@@ -383,12 +376,3 @@ class CrossEncoderIndex:
         mask = np.zeros(len(self._shop.items), np.bool_)
         mask[ids] = True
         return mask
-
-
-def _hits(scored: Scored, offset: NDArray[np.float64], k: int) -> list[list[Hit]]:
-    """The k best by the target, reported with the scorer's own scores."""
-    results = []
-    for ids, values in zip(scored.ids, scored.values, strict=True):
-        order = np.lexsort((ids, -values))[: int(np.isfinite(values).sum())][:k]
-        results.append([{"corpus_id": int(ids[i]), "score": float(values[i] + offset[ids[i]])} for i in order])
-    return results

@@ -41,6 +41,8 @@ class ItemMatrix:
         scored : int64 (M, t)      items that are not returned for a query; -1 is padding
         """
         rows = np.ascontiguousarray(latents, dtype=np.float32)
+        if allowed is not None and allowed.all():
+            allowed = None
         return self._index.search(rows, k, filter=allowed, exclude=as_csr(scored))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from simtile.cur.choose import LeftOut, Trial, choose, leave_out, run_trials
 from simtile.cur.factorize import alternating_least_squares, singular_factors
 from simtile.cur.item_matrix import FactorDtype, ItemMatrix, dequantized, quantized
-from simtile.cur.learned import ALS_RIDGE, BuildScores, Learned, learn
+from simtile.cur.learned import BuildScores, Learned, learn
 from simtile.cur.posterior import Choice, features_of
 from simtile.cur.retrieval import Retrieval
 
@@ -35,7 +35,8 @@ class Knowledge:
     Attributes
     ----------
     query_embeddings : float32 (Q, e) or None      of the build queries
-    listed : list of int64 arrays      the part of each sparse row that the retriever chose; empty for dense rows
+    listed : list of int64 arrays      the retriever's lists: of sparse rows, the part that it chose; empty where the
+        embeddings are the retriever and rows are whole
     scores : BuildScores
     learned : Learned
     """
@@ -68,10 +69,10 @@ class Knowledge:
         return self._choices
 
     def features(self, retrieval: Retrieval) -> ItemMatrix:
-        """[v | f | m | 1] of all items, rounded to the index's dtype."""
+        """[v | f | m | 1] of all items, v and f rounded to the index's dtype."""
         if self._derived.features is None:
-            exact = features_of(self.learned, retrieval.embeddings).vectors
-            self._derived.features = ItemMatrix(self._rounded(exact))
+            rounded = replace(self.learned, factors=self._rounded(self.learned.factors).astype(np.float64))
+            self._derived.features = features_of(rounded, retrieval.embeddings)
         return self._derived.features
 
     def columns(self, centred: bool) -> ItemMatrix:
@@ -93,9 +94,9 @@ class Knowledge:
                 ridge = float(np.maximum((matrix**2).mean() - (factors**2).sum() / matrix.shape[1], 0.0))
             else:
                 sparse = self.scores.sparse(self._offset(centred))
-                ridge = ALS_RIDGE * self.learned.residual_variance
                 start = _projected(retrieval.embeddings, self.scores.n, rank)
-                _, factors = alternating_least_squares(sparse, start, ridge=ridge)
+                model = alternating_least_squares(sparse, start)
+                factors, ridge = model.factors, model.noise
             self._derived.axn[centred] = (ItemMatrix(self._rounded(factors)), ridge)
         return self._derived.axn[centred]
 
@@ -127,6 +128,7 @@ class Knowledge:
                 queries=self.query_embeddings,
                 items=retrieval.embeddings,
                 listed=self.listed or [np.empty(0, np.int64)] * len(self.scores),
+                listed_first=retrieval.function is not None,
             )
         return self._derived.folds
 

@@ -5,12 +5,15 @@
 m is the item mean (a hub's is high), <e_q − ē, f_i> the dual encoder's score with the mean over queries taken out, and
 v the factors of what remains. With whole rows the means are exact and v comes from a singular value decomposition; with
 sparse scores b, m and γ are fitted in turns and v by alternating least squares.
+
+[1] Tipping & Bishop 1999, "Probabilistic principal component analysis", eq. 7 and 8.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -25,9 +28,6 @@ Floats = NDArray[np.float64]
 ROUNDS_OF_MEANS = 15
 MEAN_SHRINKAGE = 2.0
 """Scores' worth of prior, at 0, of an item's mean: an item seen once is hardly a hub."""
-ALS_RIDGE = 3.0
-"""Ridge of the factors in units of the residual's variance: of a factor model with unit-variance u and noise of a few
-times the variance that a factor explains."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class Learned:
     offset_variance: float
     residual_variance: float
 
+    @cached_property
+    def factor_variance(self) -> float:
+        """Mean over the items of ‖v‖²: what the factors explain."""
+        return float(np.einsum("ij,ij->", self.factors, self.factors)) / max(len(self.factors), 1)
+
 
 def learn(
     scores: BuildScores,
@@ -111,7 +116,7 @@ def learn(
     items : (n, e) or None      and of the items
     iterations : int      of the alternating least squares
     """
-    rank = min(rank, max(len(scores) - 1, 1))
+    rank = min(rank, max(len(scores) // 3, 1))  # the rest of the spectrum is needed to know the noise
     if queries is None or items is None:
         queries, items = np.zeros((len(scores), 0)), np.zeros((scores.n, 0))
     query_mean = np.asarray(np.mean(queries, axis=0, dtype=np.float64))
@@ -133,8 +138,12 @@ def _learn_dense(matrix: Floats, rank: int, centred: Floats, items: NDArray[np.f
     similarity -= similarity.mean(axis=1, keepdims=True)
     weight = _slope(similarity, rest)
     rest -= weight * similarity
+    # Probabilistic PCA [1]: the noise is the mean of the discarded eigenvalues, and a factor keeps what is above it.
     left, factors = singular_factors(rest, rank)
-    noise = float(np.maximum((rest**2).sum() - (factors**2).sum() * len(left), 0.0) / rest.size)
+    energy = len(rest) * (factors**2).sum(axis=0)
+    freedom = matrix.shape[1] * max(len(rest) - 1 - left.shape[1], 1)
+    noise = max(float((rest**2).sum() - energy.sum()) / freedom, 0.0)
+    factors = factors * np.sqrt(np.maximum(1.0 - matrix.shape[1] * noise / energy, 0.0))
     return Learned(mean, factors, weight, np.empty(0), float(offsets.mean()), float(offsets.var()), noise)
 
 
@@ -155,22 +164,10 @@ def _learn_sparse(
         mean = np.bincount(columns, rest, n) / (per_column + MEAN_SHRINKAGE)
         weight = _slope(similarity, values - offsets[rows] - mean[columns])
     rest = values - offsets[rows] - mean[columns] - weight * similarity
-    variance = float(rest.var()) + 1e-12
     residual = SparseScores(rows, columns, rest, scores.shape)
     start = np.random.default_rng(0).normal(size=(n, rank))
-    left, factors = alternating_least_squares(residual, start, ridge=ALS_RIDGE * variance, iterations=iterations)
-    left, factors = _principal(left, factors)
-    noise = float(np.mean((rest - np.einsum("ij,ij->i", left[rows], factors[columns])) ** 2))
-    return Learned(
-        mean, factors, weight, np.empty(0), float(offsets.mean()), float(offsets.var()), max(noise, 1e-3 * variance)
-    )
-
-
-def _principal(left: Floats, factors: Floats) -> tuple[Floats, Floats]:
-    """The same product with u of covariance 1, so that one prior variance serves every column."""
-    values, vectors = np.linalg.eigh(left.T @ left / len(left))
-    root = np.sqrt(np.maximum(values, 1e-12 * max(float(values.max()), 1e-300)))
-    return left @ (vectors / root), factors @ (vectors * root)
+    model = alternating_least_squares(residual, start, features=items, iterations=iterations)
+    return Learned(mean, model.factors, weight, np.empty(0), float(offsets.mean()), float(offsets.var()), model.noise)
 
 
 def _slope(x: Floats, y: Floats) -> float:

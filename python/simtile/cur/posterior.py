@@ -83,9 +83,7 @@ class Posterior:
         mean[:, -1], variance[-1] = learned.offset, learned.offset_variance + learned.residual_variance
         self.mean, self._variance = mean, variance
         # A noiseless model would make the system singular where two items have equal features.
-        scale = learned.residual_variance + 1e-6 * (
-            float(np.sum(learned.factors**2)) / len(learned.mean) + learned.offset_variance
-        )
+        scale = learned.residual_variance + 1e-6 * (learned.factor_variance + learned.offset_variance)
         self._noise = max(choice.noise * scale, 1e-12)
 
     def __call__(self, queries: Ids, scored: Scored) -> NDArray[np.floating]:

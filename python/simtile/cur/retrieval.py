@@ -57,9 +57,11 @@ class Retrieval:
         allowed = self.allowed if allowed is None else allowed
         if self.function is not None:
             return self._asked(queries, size, allowed)
-        if self._matrix is None or embeddings is None:
-            return np.empty((len(queries), 0), np.int64)
         nothing = np.empty((len(queries), 0), np.int64)
+        if self.embeddings is None or embeddings is None:
+            return nothing
+        if self._matrix is None:  # "auto" searches its own vectors, which hold the embeddings
+            self._matrix = ItemMatrix(self.embeddings)
         return self._matrix.top(embeddings, min(size, len(self.allowed)), allowed=allowed, scored=nothing)[1]
 
     def add(self, n: int, embeddings: Embeddings | None) -> None:
@@ -94,7 +96,7 @@ class Retrieval:
 
     def _set(self, embeddings: NDArray[np.float32]) -> None:
         self.embeddings = dequantized(quantized(embeddings, self.dtype))
-        self._matrix = ItemMatrix(self.embeddings) if self.function is None else None
+        self._matrix = None
 
     def _asked(self, queries: Sequence[Any], size: int, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
         assert self.function is not None

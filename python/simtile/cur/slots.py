@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simtile.cur.index import CrossEncoderIndex, Hit
+from simtile.cur.index import CrossEncoderIndex
+from simtile.cur.results import Hit
 
 __all__ = ["Lookup", "haystack_retriever", "langchain_retriever", "llama_index_retriever", "upgrade_rank"]
 

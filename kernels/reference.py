@@ -305,6 +305,7 @@ def nested_lse(
     scale: float = 1.0,
     normalize: bool = True,
     direction: Direction = "row",
+    **mask: Unpack[Mask],
 ) -> tuple[Float | None, Float | None]:
     """:func:`pair_lse` on each prefix of the coordinates: (K, M) and/or (K, N), in the order of ``dims``.
 
@@ -313,7 +314,7 @@ def nested_lse(
     x, y = _f64(x), _f64(y)
     assert all(1 <= d <= x.shape[1] for d in dims)
     prefix = unit if normalize else _f64
-    lse = [pair_lse(prefix(x[:, :d]), prefix(y[:, :d]), scale=scale, direction=direction) for d in dims]
+    lse = [pair_lse(prefix(x[:, :d]), prefix(y[:, :d]), scale=scale, direction=direction, **mask) for d in dims]
     rows = [row for row, _ in lse if row is not None]
     columns = [column for _, column in lse if column is not None]
     return (

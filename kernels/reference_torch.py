@@ -182,13 +182,14 @@ def nested_lse(
     scale: float | Tensor = 1.0,
     normalize: bool = True,
     direction: Direction = "row",
+    **mask: Unpack[Mask],
 ) -> tuple[Tensor | None, Tensor | None]:
     """:func:`pair_lse` on each prefix of the coordinates: (K, M) and/or (K, N), in the order of ``dims``."""
     x, y = _at_least_float32(x), _at_least_float32(y)
     prefixes = [(x[:, :d], y[:, :d]) for d in dims]
     if normalize:
         prefixes = [(F.normalize(a), F.normalize(b)) for a, b in prefixes]
-    lse = [pair_lse(a, b, scale=scale, direction=direction) for a, b in prefixes]
+    lse = [pair_lse(a, b, scale=scale, direction=direction, **mask) for a, b in prefixes]
     rows = [row for row, _ in lse if row is not None]
     columns = [column for _, column in lse if column is not None]
     return torch.stack(rows) if rows else None, torch.stack(columns) if columns else None

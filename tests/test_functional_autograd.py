@@ -34,6 +34,7 @@ CASES = {
     "info_nce chunked": lambda x, y, s: f.info_nce(x, y, temperature=s, plan="chunked"),
     "info_nce symmetric": lambda x, y, s: f.info_nce(x, y, temperature=s, symmetric=True, plan="recompute"),
     "info_nce symmetric dense": lambda x, y, s: f.info_nce(x, y, temperature=s, symmetric=True, plan="dense"),
+    "nested_lse": lambda x, y, s: f.nested_lse(x, y, [2, 6], scale=s, direction="both"),
     "sigmoid_loss": lambda x, y, s: f.sigmoid_loss(x, y, scale=s),
     "pair_topk": lambda x, y, s: f.pair_topk(x * s, y, 3).scores,
 }
@@ -137,13 +138,18 @@ def test_opcheck(dtype):
     check(OPS.pair_topk, x, y, None, None, None, None, 3)
     scores, ids = results(OPS.pair_topk, *constant[:2], None, None, None, None, 3)
     check(OPS.pair_topk_backward, *constant[:2], None, ids, scores)
+    nested = (*constant[:3], *PAIRS, [2, 6], True)
+    check(OPS.nested_lse, x, y, scale, *PAIRS, [2, 6], True, True, True, True)
+    row, column, own = results(OPS.nested_lse, *nested, True, True, True)
+    check(OPS.nested_lse_backward, *nested, row, column, row, column, own, True, True, True)
+    check(OPS.pair_stats, *constant[:2], [2.0], 3)
     registered = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("simtile::")}
     assert checked == registered
 
 
 @case
 def test_the_operators_refuse_second_derivatives(run, monkeypatch):
-    for module in ("simtile._ops", "simtile._topk", "simtile._normalize", "simtile._info_nce"):
+    for module in ("simtile._ops", "simtile._topk", "simtile._nested", "simtile._normalize", "simtile._info_nce"):
         monkeypatch.setattr(f"{module}.traced", lambda _: True)
     x, y, scale = inputs()
     (dx,) = torch.autograd.grad(total(run(x, y, scale)), x, create_graph=True)

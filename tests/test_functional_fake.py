@@ -91,6 +91,23 @@ def test_pair_lse(plan, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_prefixes_and_a_matrix_against_itself(dtype):
+    x, y = matrices(dtype)
+    row, column = f.nested_lse(x, y, [2, 6], direction="both")
+    check(row, (2, M), wide(dtype))
+    check(column, (2, N), wide(dtype))
+    check(f.matryoshka_info_nce(x, y, [2, 6], symmetric=True), (), wide(dtype))
+    check(f.self_lse(x), (M,), wide(dtype))
+    words = (*[None] * 7, "exclude", "skip", [2, 6], True)
+    scale, own = torch.empty((), dtype=wide(dtype), device=GPU), torch.empty(2, M, dtype=wide(dtype), device=GPU)
+    dx, dy, dscale = OPS.nested_lse_backward(x, y, scale, *words, row, column, row, column, own, True, True, True)
+    half = torch.float32 if dtype == torch.float16 else dtype
+    check(dx, (M, D), half)
+    check(dy, (N, D), half)
+    check(dscale, (), wide(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_pair_topk(dtype):
     found = f.pair_topk(*matrices(dtype), 3)
     check(found.scores, (M, 3), wide(dtype))

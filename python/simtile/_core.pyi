@@ -8,7 +8,7 @@ Pairs, the same in every function:
     x_ids, y_ids     int64 (M,), (N,): pairs of equal ids are left out ("exclude"), alone kept ("only") or have their
                      sign turned ("flip", softplus only)
     indptr, indices  int64 CSR (M + 1,), (nnz,): columns left out per row, sorted within a row
-    diagonal         pairs (i, i): "keep", "skip", or "flip" (softplus only)
+    diagonal         pairs (i, i): "keep", "skip", "flip" (softplus only), or "above": only pairs of j > i take part
     threshold        float32 (M,): pairs of row i whose score is above threshold[i] are left out
     guide_x, guide_y (M, G), (N, G), float32 or bfloat16 bits: <guide_x_i, guide_y_j> is compared instead of the score
 Run: num_threads >= 1 (results do not depend on it); isa None (best) or one of ``isas()``.
@@ -26,12 +26,15 @@ _F64: TypeAlias = NDArray[np.float64]
 _I64: TypeAlias = NDArray[np.int64]
 _Matrix: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]
 _IdsMode: TypeAlias = Literal["exclude", "only", "flip"]
-_Diagonal: TypeAlias = Literal["keep", "skip", "flip"]
+_Diagonal: TypeAlias = Literal["keep", "skip", "flip", "above"]
 
 __all__ = [
     "ExactStore",
     "__version__",
     "isas",
+    "nested_grad",
+    "nested_lse",
+    "nested_nll",
     "pair_dot",
     "pair_grad",
     "pair_lse",
@@ -75,6 +78,91 @@ def pair_lse(
     """Natural log-sum-exp of rows (M,) and/or columns (N,) in one pass; -inf where every pair is left out.
 
     The stash is <x_i, y_j> (M, N) as float16 bits, unscaled, for ``pair_grad``.
+    """
+
+def nested_lse(
+    x: _Matrix,
+    y: _Matrix,
+    dims: Sequence[int],
+    scale: float,
+    *,
+    normalize: bool = True,
+    want_row: bool = True,
+    want_column: bool = False,
+    want_own: bool = False,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_F32 | None, _F32 | None, _F32 | None]:
+    """Log-sum-exp of rows (K, M) and/or columns (K, N), and own scores (K, min(M, N)), of each prefix of the columns.
+
+    dims: the prefixes' ends, ascending; scores are scale * <x_i, y_j> over a prefix, of rows divided by its norms where
+    ``normalize`` says so. One sweep over the coordinates for all.
+    """
+
+def nested_grad(
+    x: _Matrix,
+    y: _Matrix,
+    dims: Sequence[int],
+    scale: float,
+    *,
+    normalize: bool = True,
+    row_lse: _F32 | None = None,
+    row_grad: _F32 | None = None,
+    column_lse: _F32 | None = None,
+    column_grad: _F32 | None = None,
+    diagonal_grad: _F32 | None = None,
+    want_x: bool = True,
+    want_y: bool = True,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
+    workspace_bytes: int = ...,
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_Matrix | None, _Matrix | None, float]:
+    """(dX, dY, dscale) as of ``pair_grad``, summed over the prefixes; all vectors are (K, .). One loss's work."""
+
+def nested_nll(
+    x: _Matrix,
+    y: _Matrix,
+    dims: Sequence[int],
+    scale: float,
+    weight: _F32,
+    *,
+    normalize: bool = True,
+    want_x: bool = True,
+    want_y: bool = True,
+    x_ids: _I64 | None = None,
+    y_ids: _I64 | None = None,
+    ids_mode: _IdsMode = "exclude",
+    indptr: _I64 | None = None,
+    indices: _I64 | None = None,
+    diagonal: _Diagonal = "keep",
+    threshold: _F32 | None = None,
+    guide_x: _Matrix | None = None,
+    guide_y: _Matrix | None = None,
+    workspace_bytes: int = ...,
+    num_threads: int = 1,
+    isa: str | None = None,
+) -> tuple[_F32, _Matrix | None, _Matrix | None, float]:
+    """(loss (K, M), dX, dY, dscale): log(1 + exp(lse_ki - s_kii)), gradients of Σ weight_ki loss_ki on the way.
+
+    Leave the diagonal out of the log-sum-exp: diagonal "skip". Needs N >= M.
     """
 
 def pair_grad(

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class _PairArguments(TypedDict, total=False):
-    x_bias: NDArray[np.float32] | None
-    y_bias: NDArray[np.float32] | None
+class _PairsArguments(TypedDict, total=False):
     x_ids: NDArray[np.int64] | None
     y_ids: NDArray[np.int64] | None
     ids_mode: Any
@@ -32,6 +30,11 @@ class _PairArguments(TypedDict, total=False):
     guide_x: NDArray[np.float32] | NDArray[np.uint16] | None
     guide_y: NDArray[np.float32] | NDArray[np.uint16] | None
     num_threads: int
+
+
+class _ScoreArguments(_PairsArguments, total=False):
+    x_bias: NDArray[np.float32] | None
+    y_bias: NDArray[np.float32] | None
 
 
 def _matrix(x: Tensor) -> NDArray[np.float32] | NDArray[np.uint16]:
@@ -57,10 +60,12 @@ def _tensor(values: NDArray[Any] | None) -> Tensor | None:
     return torch.from_numpy(values)
 
 
-def _arguments(biases: tuple[Tensor | None, Tensor | None], pairs: Pairs) -> _PairArguments:
+def _arguments(biases: tuple[Tensor | None, Tensor | None], pairs: Pairs) -> _ScoreArguments:
+    return {"x_bias": _floats(biases[0]), "y_bias": _floats(biases[1]), **_pairs_arguments(pairs)}
+
+
+def _pairs_arguments(pairs: Pairs) -> _PairsArguments:
     return {
-        "x_bias": _floats(biases[0]),
-        "y_bias": _floats(biases[1]),
         "x_ids": _ints(pairs.x_ids),
         "y_ids": _ints(pairs.y_ids),
         "ids_mode": pairs.ids_mode,
@@ -187,6 +192,59 @@ class CpuEngine:
         )
         return torch.from_numpy(rows), _gradients((dx, dy, dscale, dx_bias, dy_bias), x, want)
 
+    def self_lse(self, z: Tensor, scale: Scale, pairs: Pairs) -> Tensor:
+        """Row log-sum-exps (M,) of z against itself without the diagonal, from the half above it."""
+        above = pairs._replace(diagonal="above")
+        row, column, _, _ = self.lse(z, z, scale, (None, None), above, True, True, False, False)
+        assert row is not None and column is not None
+        return torch.logaddexp(row, column)
+
+    def self_grad(self, z: Tensor, scale: Scale, pairs: Pairs, row: Tensor, grad: Tensor, want: Want) -> Gradients:
+        """Gradients of Σ grad * row by z, both of its roles, and by the scale."""
+        above = pairs._replace(diagonal="above")
+        both = Want(x=want.x, y=want.x, scale=want.scale)
+        found = self.grad(z, z, scale, (None, None), above, (row, row), (grad, grad, None), None, both)
+        return found if found.x is None or found.y is None else found._replace(x=found.x + found.y, y=None)
+
+    def nested_lse(
+        self, x: Tensor, y: Tensor, scale: Scale, pairs: Pairs, dims: list[int],
+        normalize: bool, row: bool, column: bool, own: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+        """Row (K, M) and column (K, N) log-sum-exps and own scores (K, min(M, N)) of ascending prefixes."""
+        found = _core.nested_lse(
+            _matrix(x), _matrix(y), dims, float(scale), normalize=normalize,
+            want_row=row, want_column=column, want_own=own, **_pairs_arguments(pairs),
+        )  # fmt: skip
+        return _tensor(found[0]), _tensor(found[1]), _tensor(found[2])
+
+    def nested_grad(
+        self, x: Tensor, y: Tensor, scale: Scale, pairs: Pairs, dims: list[int], normalize: bool,
+        lse: tuple[Tensor | None, Tensor | None], grads: tuple[Tensor | None, Tensor | None, Tensor | None], want: Want,
+    ) -> Gradients:  # fmt: skip
+        """Gradients for those of what :meth:`nested_lse` returned."""
+        row_grad, column_grad, own_grad = grads
+        dx, dy, dscale = _core.nested_grad(
+            _matrix(x), _matrix(y), dims, float(scale), normalize=normalize,
+            row_lse=_floats(lse[0]) if row_grad is not None else None, row_grad=_floats(row_grad),
+            column_lse=_floats(lse[1]) if column_grad is not None else None, column_grad=_floats(column_grad),
+            diagonal_grad=_floats(own_grad), want_x=_needs_x(want), want_y=want.y,
+            workspace_bytes=len(dims) * self.workspace_bytes, **_pairs_arguments(pairs),
+        )  # fmt: skip
+        return _gradients((dx, dy, dscale, None, None), x, want)
+
+    def nested_nll(
+        self, x: Tensor, y: Tensor, scale: Scale, pairs: Pairs, dims: list[int], weight: Tensor, normalize: bool,
+        want: Want,
+    ) -> tuple[Tensor, Gradients]:  # fmt: skip
+        """log(1 + exp(lse - own score)) (K, M) of ascending prefixes, and the gradients of Σ weight * loss."""
+        weights = _floats(weight)
+        assert weights is not None
+        loss, dx, dy, dscale = _core.nested_nll(
+            _matrix(x), _matrix(y), dims, float(scale), weights, normalize=normalize, want_x=_needs_x(want),
+            want_y=want.y, workspace_bytes=len(dims) * self.workspace_bytes, **_pairs_arguments(pairs),
+        )  # fmt: skip
+        return torch.from_numpy(loss), _gradients((dx, dy, dscale, None, None), x, want)
+
     def rank(
         self, x: Tensor, y: Tensor, scale: Scale, biases: tuple[Tensor | None, Tensor | None], pairs: Pairs,
         target: Tensor | None,
@@ -196,6 +254,12 @@ class CpuEngine:
             _matrix(x), _matrix(y), float(scale), _floats(target), **_arguments(biases, pairs)
         )
         return torch.from_numpy(above), torch.from_numpy(equal)
+
+    def stats(self, bank: Tensor, y: Tensor, betas: list[float], k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """lse (len(betas), Ny), mean (Ny,), variance (Ny,), k largest (k, Ny) of <bank_i, y_j> over the bank."""
+        lse, mean, var, top = _core.pair_stats(_matrix(bank), _matrix(y), betas, k, num_threads=torch.get_num_threads())
+        parts = torch.from_numpy(lse), torch.from_numpy(mean), torch.from_numpy(var), torch.from_numpy(top)
+        return parts[0].float(), parts[1].float(), parts[2].float(), parts[3]
 
     def topk(
         self, x: Tensor, y: Tensor, k: int, y_scale: Tensor | None, y_bias: Tensor | None, pairs: Pairs

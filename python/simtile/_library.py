@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INPUTS = "Tensor x, Tensor y, Tensor scale, Tensor? x_bias, Tensor? y_bias"
-_PAIRS = (
+PAIRS = (
     "Tensor? x_ids, Tensor? y_ids, Tensor? indptr, Tensor? indices, Tensor? threshold, Tensor? guide_x, "
     "Tensor? guide_y, str ids_mode, str diagonal"
 )
@@ -28,23 +28,23 @@ _WANT = "bool want_x, bool want_y, bool want_scale, bool want_x_bias, bool want_
 _GRADIENTS = "Tensor dx, Tensor dy, Tensor dscale, Tensor dx_bias, Tensor dy_bias"
 
 
-_PAIR = 9
-"""Arguments of ``_PAIRS``, in :func:`simtile._ops.pairs_in_order`'s order; they follow the five inputs."""
+PAIR_ARGUMENTS = 9
+"""How many arguments ``PAIRS`` has, in :func:`simtile._ops.pairs_in_order`'s order; they follow the five inputs."""
 
 
-def _pairs(*parts: Any) -> Pairs:
+def pairs_of(*parts: Any) -> Pairs:
     *tensors, ids_mode, diagonal = parts
     x_ids, y_ids, indptr, indices, threshold, guide_x, guide_y = tensors
     return Pairs(x_ids, y_ids, ids_mode, indptr, indices, diagonal, threshold, guide_x, guide_y)
 
 
-def _filled(parts: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
+def filled(parts: Sequence[Tensor | None], like: Tensor) -> tuple[Tensor, ...]:
     return tuple(like.new_empty(0) if part is None else part for part in parts)
 
 
 def _flat(found: Gradients, x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
     dscale = None if found.scale is None else found.scale.to(device=scale.device, dtype=scale.dtype)
-    return _filled(found._replace(scale=dscale), x)
+    return filled(found._replace(scale=dscale), x)
 
 
 def _fake_gradients(x: Tensor, y: Tensor, scale: Tensor, want: Want) -> tuple[Tensor, ...]:
@@ -72,32 +72,36 @@ def _wants(ctx: Any) -> tuple[bool, ...]:
 @custom_op(
     "simtile::pair_lse",
     mutates_args=(),
-    schema=f"({_INPUTS}, {_PAIRS}, bool row, bool column, bool positive, str plan) "
+    schema=f"({_INPUTS}, {PAIRS}, bool row, bool column, bool positive, str plan) "
     "-> (Tensor row_lse, Tensor column_lse, Tensor own, Tensor stash)",
 )
 def _pair_lse(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    pairs, (row, column, positive, plan) = _pairs(*rest[:_PAIR]), rest[_PAIR:]
-    return _filled(_ops.lse_forward(x, y, scale, x_bias, y_bias, pairs, row, column, positive, plan), x)
+    pairs, (row, column, positive, plan) = pairs_of(*rest[:PAIR_ARGUMENTS]), rest[PAIR_ARGUMENTS:]
+    return filled(_ops.lse_forward(x, y, scale, x_bias, y_bias, pairs, row, column, positive, plan), x)
 
 
 @_pair_lse.register_fake
 def _(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    row, column, positive, plan = rest[_PAIR:]
+    row, column, positive, plan = rest[PAIR_ARGUMENTS:]
     (M, N), dtype = (x.shape[0], y.shape[0]), loss_dtype(x)
     sizes = (M if row else None, N if column else None, torch.sym_min(M, N) if positive else None)
     parts: list[Tensor | None] = [None if size is None else x.new_empty(size, dtype=dtype) for size in sizes]
     stash = {"dense": dtype, "stash": torch.int16}.get(plan)
-    return _filled([*parts, None if stash is None else x.new_empty((M, N), dtype=stash)], x)
+    return filled([*parts, None if stash is None else x.new_empty((M, N), dtype=stash)], x)
 
 
 @custom_op(
     "simtile::pair_lse_backward",
     mutates_args=(),
-    schema=f"({_INPUTS}, {_PAIRS}, str plan, Tensor row_lse, Tensor column_lse, Tensor stash, "
+    schema=f"({_INPUTS}, {PAIRS}, str plan, Tensor row_lse, Tensor column_lse, Tensor stash, "
     f"Tensor? row_grad, Tensor? column_grad, Tensor? own_grad, {_WANT}) -> ({_GRADIENTS})",
 )
 def _pair_lse_backward(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    pairs, (plan, row, column, stash, *grads), want = _pairs(*rest[:_PAIR]), rest[_PAIR:-5], Want(*rest[-5:])
+    pairs, (plan, row, column, stash, *grads), want = (
+        pairs_of(*rest[:PAIR_ARGUMENTS]),
+        rest[PAIR_ARGUMENTS:-5],
+        Want(*rest[-5:]),
+    )
     kept = stash if plan in ("dense", "stash") and stash.ndim == 2 else None
     found = _ops.lse_backward(
         x, y, scale, x_bias, y_bias, pairs, (row, column), (grads[0], grads[1], grads[2]), kept, want, plan
@@ -134,12 +138,12 @@ _pair_lse.register_autograd(_lse_formula, setup_context=_save_lse)
 @custom_op(
     "simtile::pair_nll",
     mutates_args=(),
-    schema=f"({_INPUTS}, Tensor? target, Tensor? weight, {_PAIRS}, str link, str plan, {_WANT}) "
+    schema=f"({_INPUTS}, Tensor? target, Tensor? weight, {PAIRS}, str link, str plan, {_WANT}) "
     f"-> (Tensor total, Tensor coefficient, {_GRADIENTS})",
 )
 def _pair_nll(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
     (target, weight, *parts), (link, plan), want = rest[:-7], rest[-7:-5], Want(*rest[-5:])
-    pairs = _pairs(*parts)
+    pairs = pairs_of(*parts)
     total, coefficient, found = _ops.nll_forward(x, y, scale, x_bias, y_bias, pairs, target, weight, link, want, plan)
     return total, coefficient, *_flat(found, x, scale)
 
@@ -208,10 +212,10 @@ _pair_nll.register_autograd(_nll_formula, setup_context=_save_nll)
 @custom_op(
     "simtile::pair_softplus",
     mutates_args=(),
-    schema=f"({_INPUTS}, {_PAIRS}, float factor, str plan, {_WANT}) -> (Tensor total, {_GRADIENTS})",
+    schema=f"({_INPUTS}, {PAIRS}, float factor, str plan, {_WANT}) -> (Tensor total, {_GRADIENTS})",
 )
 def _pair_softplus(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> tuple[Tensor, ...]:
-    pairs, (factor, plan), want = _pairs(*rest[:_PAIR]), rest[_PAIR:-5], Want(*rest[-5:])
+    pairs, (factor, plan), want = pairs_of(*rest[:PAIR_ARGUMENTS]), rest[PAIR_ARGUMENTS:-5], Want(*rest[-5:])
     total, found = _ops.softplus_total(x, y, scale, x_bias, y_bias, factor, pairs, want, plan)
     return total, *_flat(found, x, scale)
 
@@ -239,9 +243,11 @@ def _softplus_formula(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple
 _pair_softplus.register_autograd(_softplus_formula, setup_context=_save_softplus)
 
 
-@custom_op("simtile::pair_softplus_rows", mutates_args=(), schema=f"({_INPUTS}, {_PAIRS}, str plan) -> Tensor")
+@custom_op("simtile::pair_softplus_rows", mutates_args=(), schema=f"({_INPUTS}, {PAIRS}, str plan) -> Tensor")
 def _pair_softplus_rows(x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any) -> Tensor:
-    return _ops.softplus_forward(x, y, scale, x_bias, y_bias, _pairs(*rest[:_PAIR]), None, Want(), rest[-1])[0]
+    return _ops.softplus_forward(x, y, scale, x_bias, y_bias, pairs_of(*rest[:PAIR_ARGUMENTS]), None, Want(), rest[-1])[
+        0
+    ]
 
 
 @_pair_softplus_rows.register_fake
@@ -252,12 +258,12 @@ def _(x: Tensor, *rest: Any) -> Tensor:
 @custom_op(
     "simtile::pair_softplus_backward",
     mutates_args=(),
-    schema=f"({_INPUTS}, {_PAIRS}, str plan, Tensor row_grad, {_WANT}) -> ({_GRADIENTS})",
+    schema=f"({_INPUTS}, {PAIRS}, str plan, Tensor row_grad, {_WANT}) -> ({_GRADIENTS})",
 )
 def _pair_softplus_backward(
     x: Tensor, y: Tensor, scale: Tensor, x_bias: Any, y_bias: Any, *rest: Any
 ) -> tuple[Tensor, ...]:
-    pairs, (plan, grad), want = _pairs(*rest[:_PAIR]), rest[_PAIR:-5], Want(*rest[-5:])
+    pairs, (plan, grad), want = pairs_of(*rest[:PAIR_ARGUMENTS]), rest[PAIR_ARGUMENTS:-5], Want(*rest[-5:])
     _, found = _ops.softplus_forward(x, y, scale, x_bias, y_bias, pairs, grad, want, plan)
     return _flat(found, x, scale)
 

@@ -26,7 +26,7 @@ class Pairs(NamedTuple):
     ids_mode: str = "exclude"  # equal ids: "exclude", "only", "flip" (their sign turns, softplus only)
     indptr: Tensor | None = None  # (M + 1,) int64
     indices: Tensor | None = None  # (nnz,) int64, sorted within a row
-    diagonal: str = "keep"  # pairs (i, i): "keep", "skip", "flip"
+    diagonal: str = "keep"  # pairs (i, i): "keep", "skip", "flip"; "above": only j > i (Rust)
     threshold: Tensor | None = None  # (M,): pairs of row i whose score is above threshold[i] are left out
     guide_x: Tensor | None = None  # (M, G): <guide_x[i], guide_y[j]> is compared instead of the score
     guide_y: Tensor | None = None  # (N, G)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from simtile._normalize import SHORTEST
 from simtile._pairs import Gradients, Pairs, Scale, Want, csr_rows, gradient_dtype, loss_dtype
 
 if TYPE_CHECKING:
@@ -148,6 +149,47 @@ class TorchEngine:
                 sums.add(chunk, p if weight is None else p.mul_(weight[chunk.rows, None]))
         return _joined(totals, x.new_empty(0, dtype=loss_dtype(x))), sums.gradients()
 
+    def nested_lse(
+        self, x: Tensor, y: Tensor, scale: Scale, pairs: Pairs, dims: list[int],
+        normalize: bool, row: bool, column: bool, own: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+        """Row (K, M) and column (K, N) log-sum-exps and own scores (K, min(M, N)), one prefix after the other."""
+        found = [
+            self.lse(_prefix(x, d, normalize)[0], _prefix(y, d, normalize)[0], scale, (None, None), pairs,
+                     row, column, own, False)
+            for d in dims
+        ]  # fmt: skip
+        rows, columns, owns = ([part[i] for part in found] for i in range(3))
+        return (
+            torch.stack([part for part in rows if part is not None]) if row else None,
+            torch.stack([part for part in columns if part is not None]) if column else None,
+            torch.stack([part for part in owns if part is not None]) if own else None,
+        )
+
+    def nested_grad(
+        self, x: Tensor, y: Tensor, scale: Scale, pairs: Pairs, dims: list[int], normalize: bool,
+        lse: tuple[Tensor | None, Tensor | None], grads: tuple[Tensor | None, Tensor | None, Tensor | None], want: Want,
+    ) -> Gradients:  # fmt: skip
+        """Gradients for those of what :meth:`nested_lse` returned."""
+        dtype = loss_dtype(x)
+        dx, dy = (torch.zeros(part.shape, dtype=dtype, device=x.device) for part in (x, y))
+        dscale = x.new_zeros((), dtype=dtype)
+        for k, d in enumerate(dims):
+            (a, a_inverse), (b, b_inverse) = (_prefix(part, d, normalize) for part in (x, y))
+            of_prefix = [[None if part is None else part[k] for part in parts] for parts in (lse, grads)]
+            (row, column), (row_grad, column_grad, own_grad) = of_prefix
+            found = self.grad(
+                a, b, scale, (None, None), pairs, (row, column), (row_grad, column_grad, own_grad), None, want
+            )
+            for total, part, unit, inverse in ((dx, found.x, a, a_inverse), (dy, found.y, b, b_inverse)):
+                if part is not None:
+                    total[:, :d] += _by_row(part, unit, inverse)
+            dscale += 0 if found.scale is None else found.scale
+        dtype = gradient_dtype(x)
+        return Gradients(
+            dx.to(dtype) if want.x else None, dy.to(dtype) if want.y else None, dscale if want.scale else None
+        )  # fmt: skip
+
     def rank(
         self, x: Tensor, y: Tensor, scale: Scale, biases: tuple[Tensor | None, Tensor | None], pairs: Pairs,
         target: Tensor | None,
@@ -162,6 +204,22 @@ class TorchEngine:
             equal.append((chunk.s == right[:, None]).sum(1))
         nothing = torch.empty(0, dtype=torch.int64, device=x.device)
         return _joined(above, nothing), _joined(equal, nothing)
+
+    def stats(self, bank: Tensor, y: Tensor, betas: list[float], k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """lse (len(betas), Ny), mean (Ny,), variance (Ny,), k largest (k, Ny) of <bank_i, y_j> over the bank."""
+        dtype, count = loss_dtype(y), bank.shape[0]
+        new = y.new_empty
+        lse, top = new((len(betas), y.shape[0]), dtype=dtype), new((k, y.shape[0]), dtype=dtype).fill_(-math.inf)
+        mean, var = (y.new_zeros(y.shape[0], dtype=dtype) for _ in range(2))
+        for chunk in self._chunks(y, bank, 1.0, (None, None), Pairs()):
+            for b, beta in enumerate(betas):
+                lse[b, chunk.rows] = torch.logsumexp(beta * chunk.s, 1)
+            if count:
+                mean[chunk.rows] = chunk.s.mean(1)
+                var[chunk.rows] = chunk.s.var(1, unbiased=False)
+                taken = min(k, count)
+                top[:taken, chunk.rows] = chunk.s.topk(taken, 1).values.t()
+        return lse, mean, var, top
 
     def topk(
         self, x: Tensor, y: Tensor, k: int, y_scale: Tensor | None, y_bias: Tensor | None, pairs: Pairs
@@ -234,6 +292,24 @@ class TorchEngine:
                 if start < N:
                     flip.diagonal(start).fill_(True)
             yield _Chunk(rows, part, s, own_scores, flip)
+
+
+def _prefix(x: Tensor, d: int, normalize: bool) -> tuple[Tensor, Tensor | None]:
+    """(rows, d) of unit length in the loss's dtype, and what they were multiplied with (rows, 1)."""
+    part = x[:, :d].to(loss_dtype(x))
+    if not normalize:
+        return part, None
+    inverse = torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp_min_(SHORTEST).reciprocal_()
+    return part * inverse, inverse
+
+
+def _by_row(gradient: Tensor, unit: Tensor, inverse: Tensor | None) -> Tensor:
+    """The gradient by a row from that by its unit vector."""
+    if inverse is None:
+        return gradient
+    # A norm that was cut off is a constant.
+    along = (gradient * unit).sum(1, keepdim=True).masked_fill_(inverse > 0.99 / SHORTEST, 0.0)
+    return (gradient - unit * along) * inverse
 
 
 class _Sums:

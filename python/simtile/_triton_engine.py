@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor
 
 from simtile._pairs import Gradients, Pairs, Scale, Want, loss_dtype
+from simtile._prefixes import own_scores, with_own_scores
 from simtile._torch_engine import TorchEngine, chunk_rows
 from simtile.kernels.accumulate import WORKSPACE_BYTES, Wanted
 from simtile.kernels.launch import TUNED_FILE, load_tuned
+from simtile.kernels.nested_grad import nested_lse_bwd
+from simtile.kernels.nested_lse import nested_lse_fwd
 from simtile.kernels.pair_grad import pair_lse_bwd
 from simtile.kernels.pair_lse import PARTIALS_BYTES, pair_lse_fwd
 from simtile.kernels.pair_nll import Link, pair_nll_fwd
 from simtile.kernels.pair_rank import pair_rank_fwd
 from simtile.kernels.pair_softplus import pair_softplus_fwd
+from simtile.kernels.pair_stats import pair_stats_fwd
 from simtile.kernels.pair_topk import GROUPED, pair_topk_fwd
 from simtile.kernels.row_grad import WIDEST, narrow_lse_bwd
+from simtile.kernels.self_lse import self_lse_bwd, self_lse_fwd
 
 if TYPE_CHECKING:
     from simtile.kernels.accumulate import PairGrads
@@ -116,12 +121,57 @@ class TritonEngine:
         )  # fmt: skip
         return found.rows, _gradients(found.grads)
 
+    def self_lse(self, z: Tensor, scale: Scale, pairs: Pairs) -> Tensor:
+        """Row log-sum-exps (M,) of z against itself without the diagonal, from the blocks on and above it."""
+        options = _options(z, scale, (None, None), pairs)
+        return self_lse_fwd(z, scale=options["scale"], ids=pairs.x_ids, ids_mode=_self_mode(pairs))
+
+    def self_grad(self, z: Tensor, scale: Scale, pairs: Pairs, row: Tensor, grad: Tensor, want: Want) -> Gradients:
+        """Gradients of Σ grad * row by z, both of its roles, and by the scale."""
+        options = _options(z, scale, (None, None), pairs)
+        found = self_lse_bwd(
+            z, row, grad, scale=options["scale"], ids=pairs.x_ids, ids_mode=_self_mode(pairs),
+            wanted_scale=want.scale, workspace_bytes=self.workspace_bytes,
+        )  # fmt: skip
+        return _gradients(found)
+
+    def nested_lse(
+        self, x: Tensor, y: Tensor, scale: Scale, pairs: Pairs, dims: list[int],
+        normalize: bool, row: bool, column: bool, own: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+        """Row (K, M) and column (K, N) log-sum-exps and own scores (K, min(M, N)) of ascending prefixes."""
+        rows = columns = None
+        if row or column:
+            direction: Direction = "both" if row and column else "row" if row else "column"
+            rows, columns = nested_lse_fwd(
+                x, y, dims, normalize=normalize, direction=direction, **_options(x, scale, (None, None), pairs)
+            )
+        return rows, columns, own_scores(x, y, dims, normalize)[0] * scale if own else None
+
+    def nested_grad(
+        self, x: Tensor, y: Tensor, scale: Scale, pairs: Pairs, dims: list[int], normalize: bool,
+        lse: tuple[Tensor | None, Tensor | None], grads: tuple[Tensor | None, Tensor | None, Tensor | None], want: Want,
+    ) -> Gradients:  # fmt: skip
+        """Gradients for those of what :meth:`nested_lse` returned."""
+        row_grad, column_grad, own_grad = grads
+        found = nested_lse_bwd(
+            x, y, dims, row=lse[0], column=lse[1], grad_row=row_grad, grad_column=column_grad, normalize=normalize,
+            wanted=Wanted(*want), workspace_bytes=self.workspace_bytes, **_options(x, scale, (None, None), pairs),
+        )  # fmt: skip
+        gradients = _gradients(found)
+        return gradients if own_grad is None else with_own_scores(gradients, x, y, dims, scale, normalize, own_grad)
+
     def rank(
         self, x: Tensor, y: Tensor, scale: Scale, biases: tuple[Tensor | None, Tensor | None], pairs: Pairs,
         target: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Per row, how many kept scores are above its target (None: its own score), and how many equal it."""
         return pair_rank_fwd(x, y, target, **_options(x, scale, biases, pairs))
+
+    def stats(self, bank: Tensor, y: Tensor, betas: list[float], k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """lse (len(betas), Ny), mean (Ny,), variance (Ny,), k largest (k, Ny) of <bank_i, y_j> over the bank."""
+        lse, mean, var, top = pair_stats_fwd(bank, y, betas=betas, k=k)
+        return lse, mean, var, top.contiguous()
 
     def topk(
         self, x: Tensor, y: Tensor, k: int, y_scale: Tensor | None, y_bias: Tensor | None, pairs: Pairs
@@ -185,6 +235,10 @@ def _options(x: Tensor, scale: Scale, biases: tuple[Tensor | None, Tensor | None
         "threshold": pairs.threshold,
         "guide": None if pairs.guide_x is None or pairs.guide_y is None else (pairs.guide_x, pairs.guide_y),
     }
+
+
+def _self_mode(pairs: Pairs) -> Literal["exclude", "only"]:
+    return "only" if pairs.ids_mode == "only" else "exclude"
 
 
 def _lists(pairs: Pairs) -> tuple[Tensor, Tensor] | None:

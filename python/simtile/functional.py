@@ -43,8 +43,10 @@ from simtile._losses.filtered import filtered_info_nce
 from simtile._losses.focal import focal_info_nce, list_mixing, pair_mixing
 from simtile._losses.hcl import hcl
 from simtile._losses.margin import margin_info_nce
+from simtile._losses.matryoshka import matryoshka_info_nce
 from simtile._losses.nt_xent import nt_xent
 from simtile._losses.sup_con import sup_con
+from simtile._nested import check_dims, nested_scores
 from simtile._nll import nll
 from simtile._pairs import (
     Pairs,
@@ -62,11 +64,15 @@ from simtile._pairs import (
 from simtile._plan import PLANS, Plan, choose, explain
 from simtile._reduce import pair_reduce
 from simtile._reductions import REDUCTIONS
+from simtile._self_lse import self_lse
 from simtile._sigmoid_loss import sigmoid_loss
+from simtile._stats import Stats, merge_stats, pair_stats
 from simtile._topk import TopK, topk
 from simtile.kernels.reference_torch import merge_lse
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import distributed as dist
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -74,6 +80,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Plan",
+    "Stats",
     "TopK",
     "alignment",
     "cmim",
@@ -90,15 +97,20 @@ __all__ = [
     "info_nce",
     "list_mixing",
     "margin_info_nce",
+    "matryoshka_info_nce",
     "merge_lse",
+    "merge_stats",
     "merge_topk",
+    "nested_lse",
     "nt_xent",
     "pair_lse",
     "pair_mixing",
     "pair_nll",
     "pair_reduce",
     "pair_softplus",
+    "pair_stats",
     "pair_topk",
+    "self_lse",
     "sigmoid_loss",
     "sup_con",
     "uniformity",
@@ -304,6 +316,62 @@ def pair_softplus(
     share = {"none": None, "sum": 1.0, "mean": 1.0 / max(x.shape[0], 1)}[reduction]
     chosen = choose(x, y, factor, one_sided=share is not None, plan=plan, stashable=False)
     return _ops.pair_softplus(x, y, factor, x_bias, y_bias, pairs, factor=share, plan=chosen)
+
+
+def nested_lse(
+    x: Tensor,
+    y: Tensor,
+    dims: Sequence[int],
+    *,
+    scale: Scale = 1.0,
+    normalize: bool = True,
+    x_ids: Tensor | None = None,
+    y_ids: Tensor | None = None,
+    ids_mode: IdsMode = "exclude",
+    exclude: CSR | None = None,
+    skip_diagonal: bool = False,
+    direction: Direction = "row",
+) -> tuple[Tensor | None, Tensor | None]:
+    """:func:`pair_lse` on each prefix of the coordinates (Matryoshka), from one sweep over them.
+
+    Parameters
+    ----------
+    x : Tensor (M, D)
+    y : Tensor (N, D)
+    dims : sequence of int      the prefixes' lengths, 1 to D, in any order
+    scale : float or one-element Tensor      a tensor gets its gradient
+    normalize : bool      divide every prefix by its own length, max(norm, 1e-12); part of the gradient
+    x_ids, y_ids, ids_mode, exclude, skip_diagonal      which pairs are left out: see the module
+    direction : {"row", "column", "both"}
+
+    Returns
+    -------
+    (row (K, M) or None, column (K, N) or None)      in the order of ``dims``
+
+    Raises
+    ------
+    TypeError, ValueError      naming the argument
+
+    Notes
+    -----
+    4u for all prefixes together. Extra memory O(K·(M + N)), panels of x and y, and on the CPU 16 MiB a prefix. Plain
+    torch (float64, other devices) takes one prefix after the other. Kusupati et al. 2022, arXiv:2205.13147.
+
+    Examples
+    --------
+    >>> nested_lse(torch.eye(2), torch.eye(2), [1, 2])[0]
+    tensor([[1.3133, 0.6931],
+            [1.3133, 1.3133]])
+    """
+    factor, _, _, pairs = _checked(
+        x, y, scale, None, None, x_ids, y_ids, ids_mode, exclude, skip_diagonal, None, None, "auto"
+    )
+    check_choice("direction", direction, ("row", "column", "both"))
+    row, column, _ = nested_scores(
+        x, y, check_dims(dims, x.shape[1]), factor, pairs, normalize=normalize,
+        row=direction != "column", column=direction != "row", own=False,
+    )  # fmt: skip
+    return row, column
 
 
 def pair_topk(

@@ -35,6 +35,9 @@ pub enum ArgumentError {
     /// A column that does not exist, or columns that are not sorted within a row.
     #[error("indices: wanted sorted column numbers in 0..{0} within each row")]
     Indices(usize),
+    /// Prefixes that do not fit the columns.
+    #[error("dims: wanted ascending numbers from 1 to the {0} columns of x, at least one")]
+    Prefixes(usize),
     /// A name that is not among the choices.
     #[error("{name}: wanted one of {wanted}, got {got:?}")]
     Choice {

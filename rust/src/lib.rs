@@ -15,6 +15,8 @@ pub mod lse;
 pub mod neighbours;
 pub mod pairs;
 mod passed;
+pub mod prefixes;
+
 #[cfg(feature = "python")]
 mod python;
 

@@ -20,6 +20,8 @@ pub enum Diagonal {
     Skip,
     /// The sign of their score is turned.
     Flip,
+    /// Left out, and with them all pairs (i, j) of j < i: for a matrix against itself, whose two halves are equal.
+    Above,
 }
 
 /// What happens to the pairs of equal ids.
@@ -113,6 +115,12 @@ impl<'a> Pairs<'a> {
         })
     }
 
+    /// Whether no pair of row `i` or a later one and a column before `j` takes part.
+    #[inline(always)]
+    pub(crate) fn none_from(&self, i: usize, j: usize) -> bool {
+        self.diagonal == Diagonal::Above && j <= i + 1
+    }
+
     /// Whether all biases are finite, and none is larger than a score may be.
     pub fn finite(&self) -> bool {
         [&self.x_bias, &self.y_bias].into_iter().flatten().flatten().all(|b| b.abs() < LARGEST)
@@ -161,7 +169,13 @@ impl<'a> Pairs<'a> {
                     }
                 }
             }
-            if self.diagonal != Diagonal::Keep {
+            if self.diagonal == Diagonal::Above {
+                for i in i0..if j0 < i0 + rows { i0 + rows } else { i0 } {
+                    for c in 0..columns.min((i + 1).saturating_sub(j0)) {
+                        *strip.add((i - i0) * stride + c) = LEFT_OUT;
+                    }
+                }
+            } else if self.diagonal != Diagonal::Keep {
                 for i in i0.max(j0)..(i0 + rows).min(j0 + columns) {
                     let s = strip.add((i - i0) * stride + i - j0);
                     let flipped_already = self.ids_mode == IdsMode::Flip && self.same_id(i);

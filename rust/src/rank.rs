@@ -111,8 +111,7 @@ pub fn pair_rank<E: Elem>(
     }
     let (mut greater, mut equal) = (vec![0; m], vec![0; m]);
     let (g, e) = (Shared::of(&mut greater), Shared::of(&mut equal));
-    let (scoring, own) =
-        (Scoring { words: k, unit: scale, pairs: &pairs }, Scoring { words: k, unit: scale, pairs: &own });
+    let (scoring, own) = (Scoring::new(&x, scale, &pairs, None), Scoring::new(&x, scale, &own, None));
     let (_, nr) = tile_shape(isa);
     team::run(threads, |team| {
         let mut buffers =

@@ -183,7 +183,7 @@ pub fn pair_stats<E: Elem>(
         return Err(ArgumentError::Value("bank, y, betas: wanted finite values".into()));
     }
     let pairs = Pairs::new(&PairArgs::default(), rows, n, threads, isa)?;
-    let scoring = Scoring { words, unit: 1.0, pairs: &pairs };
+    let scoring = Scoring::new(&y, 1.0, &pairs, None);
     let (_, nr) = tile_shape(isa);
     let width = PACKED_COLUMNS.min(n);
     let mut packed = Buffer::new(width.next_multiple_of(nr) * words);

@@ -1,20 +1,23 @@
 //! A strip: the scores of `MR` rows against a block of columns, while they are in the cache.
 
 use crate::pairs::{LARGEST, LEFT_OUT, Pairs};
+use crate::prefixes::Prefixes;
 use crate::simd::{NV, Simd};
-use crate::tile::{Elem, Matrix, tile_packed};
+use crate::tile::{Elem, Matrix, pack_panels, pack_ranges, tile_packed};
 
 /// Columns of a strip.
 pub const STRIP: usize = 384;
 
 /// How inner products become scores: `unit * <x_i, y_j> + biases`, then left-out pairs.
 pub struct Scoring<'a> {
-    /// Words in a row.
+    /// Words in a packed row.
     pub words: usize,
     /// The scale.
     pub unit: f32,
     /// Biases, and the left-out pairs.
     pub pairs: &'a Pairs<'a>,
+    /// Prefixes of the coordinates in place of whole rows; then there are no biases.
+    pub prefixes: Option<&'a Prefixes>,
 }
 
 /// Whether all inputs are finite and no score, nor a partial sum of one, can be too large for what tells pairs apart from left-out ones.
@@ -32,7 +35,58 @@ pub struct Stash {
     pub stride: usize,
 }
 
-impl Scoring<'_> {
+impl<'a> Scoring<'a> {
+    /// Of whole rows, or of prefixes.
+    pub fn new<E: Elem>(
+        x: &Matrix<E>,
+        scale: f32,
+        pairs: &'a Pairs<'a>,
+        prefixes: Option<&'a Prefixes>,
+    ) -> Scoring<'a> {
+        Scoring { words: prefixes.map_or(x.words(), Prefixes::words), unit: scale, pairs, prefixes }
+    }
+
+    /// How many scores a pair has: its prefixes, or 1.
+    pub fn count(&self) -> usize {
+        self.prefixes.map_or(1, Prefixes::len)
+    }
+
+    /// Rows `i0..i1` in panels of `r` rows.
+    ///
+    /// # Safety
+    /// As for [`pack_panels`].
+    pub unsafe fn pack<E: Elem>(&self, x: &Matrix<E>, i0: usize, i1: usize, r: usize, out: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.prefixes {
+                None => pack_panels(x, i0, i1, r, out),
+                Some(prefixes) => pack_ranges(x, &prefixes.ranges, (i0, i1), r, out),
+            }
+        }
+    }
+
+    /// [`Scoring::strip`] of prefix `k`, where there are prefixes: one after the other, with `dot` kept between them.
+    ///
+    /// # Safety
+    /// As for [`Scoring::strip`]; with prefixes `dot` is as large as `strip`.
+    #[inline(always)]
+    pub unsafe fn strip_of<S: Simd, E: Elem, const MR: usize>(
+        &self,
+        k: usize,
+        a: (*const f32, usize),
+        b: (*const f32, usize, usize),
+        dot: *mut f32,
+        (strip, stride): (*mut f32, usize),
+    ) -> (f32, f32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.prefixes {
+                None => self.strip::<S, E, MR>(a, b, strip, stride),
+                Some(prefixes) => prefixes.strip::<S, E, MR>(self, k, a, b, dot, (strip, stride)),
+            }
+        }
+    }
+
     /// Scores of rows `i0..i0 + MR` (packed in `a`) and columns `j0..j0 + columns` (packed in `b`) into `strip`;
     /// `i0` is a multiple of `MR`, and `j0` of a tile's columns. Columns are rounded up to whole tiles, everything past the last row or column is left out.
     /// Returns the largest and the smallest score, taken before pairs were left out.

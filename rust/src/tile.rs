@@ -134,17 +134,35 @@ impl<'a, E: Elem> Matrix<'a, E> {
 /// # Safety
 /// `out` holds `(i1 - i0).div_ceil(r) * r * words` words.
 pub unsafe fn pack_panels<E: Elem>(x: &Matrix<E>, i0: usize, i1: usize, r: usize, out: *mut f32) {
-    let k = x.words();
+    // SAFETY: the caller's promise.
+    unsafe { pack_ranges(x, &[(0, x.columns)], (i0, i1), r, out) }
+}
+
+/// [`pack_panels`] of ranges of columns behind each other, every one from a new word on.
+///
+/// # Safety
+/// As for [`pack_panels`], with the sum of the ranges' words.
+pub unsafe fn pack_ranges<E: Elem>(
+    x: &Matrix<E>,
+    ranges: &[(usize, usize)],
+    (i0, i1): (usize, usize),
+    r: usize,
+    out: *mut f32,
+) {
+    let k: usize = ranges.iter().map(|(begin, end)| (end - begin).div_ceil(E::PER_WORD)).sum();
     for (p, first) in (i0..i1).step_by(r).enumerate() {
         let panel = out.wrapping_add(p * r * k);
         let live = r.min(x.rows.min(i1).saturating_sub(first));
         for i in 0..r {
-            // 16 words of a row at a time keep the panel's lines in L1 between rows.
             if i < live {
-                let row = x.row(first + i);
-                for t in 0..k {
-                    // SAFETY: panel p has r * k words.
-                    unsafe { panel.add(t * r + i).cast::<u32>().write(E::word(row, t)) }
+                let mut at = panel.wrapping_add(i);
+                for &(begin, end) in ranges {
+                    let row = &x.row(first + i)[begin..end];
+                    for t in 0..row.len().div_ceil(E::PER_WORD) {
+                        // SAFETY: panel p has r * k words.
+                        unsafe { at.cast::<u32>().write(E::word(row, t)) }
+                        at = at.wrapping_add(r);
+                    }
                 }
             } else {
                 for t in 0..k {
@@ -156,12 +174,27 @@ pub unsafe fn pack_panels<E: Elem>(x: &Matrix<E>, i0: usize, i1: usize, r: usize
     }
 }
 
-/// Pack rows `i0..i1` for a product that sums over them: `out[dp][row / PER_WORD][nr]`, panels of `nr` columns, `stride` words apart.
-/// Rows past the end and columns past the last are zero; `i0` is a multiple of `PER_WORD`.
+/// The panels of at most `nr` columns of one range after the other: (first column, columns, number of the range).
+pub fn column_panels(ranges: &[(usize, usize)], nr: usize) -> Vec<(usize, usize, usize)> {
+    let of_range = |(k, &(begin, end)): (usize, &(usize, usize))| {
+        (begin..end).step_by(nr).map(move |d| (d, nr.min(end - d), k)).collect::<Vec<_>>()
+    };
+    ranges.iter().enumerate().flat_map(of_range).collect()
+}
+
+/// Pack rows `i0..i1` for a product that sums over them: `out[panel][row / PER_WORD][nr]`, panels (see [`column_panels`]) `stride` words
+/// apart. Rows past the end and columns past a panel's last are zero; `i0` is a multiple of `PER_WORD`.
 ///
 /// # Safety
-/// `out` holds `columns.div_ceil(nr)` panels of `stride` words, `stride >= (i1 - i0).div_ceil(PER_WORD) * nr`.
-pub unsafe fn pack_columns<E: Elem>(x: &Matrix<E>, i0: usize, i1: usize, nr: usize, stride: usize, out: *mut f32) {
+/// `out` holds a `stride` for each panel, `stride >= (i1 - i0).div_ceil(PER_WORD) * nr`.
+pub unsafe fn pack_columns<E: Elem>(
+    x: &Matrix<E>,
+    (i0, i1): (usize, usize),
+    panels: &[(usize, usize, usize)],
+    nr: usize,
+    stride: usize,
+    out: *mut f32,
+) {
     for (w, first) in (i0..i1).step_by(E::PER_WORD).enumerate() {
         let live = E::PER_WORD.min(x.rows.min(i1).saturating_sub(first));
         let empty: &[E] = &[];
@@ -169,11 +202,11 @@ pub unsafe fn pack_columns<E: Elem>(x: &Matrix<E>, i0: usize, i1: usize, nr: usi
         for (i, row) in rows.iter_mut().enumerate().take(live) {
             *row = x.row(first + i);
         }
-        for (dp, d0) in (0..x.columns).step_by(nr).enumerate() {
-            let line = out.wrapping_add(dp * stride + w * nr);
+        for (panel, &(d0, columns, _)) in panels.iter().enumerate() {
+            let line = out.wrapping_add(panel * stride + w * nr);
             for c in 0..nr {
-                let word = if live > 0 && d0 + c < x.columns { E::stack(&rows[..live], d0 + c) } else { 0 };
-                // SAFETY: line w of panel dp has nr words.
+                let word = if live > 0 && c < columns { E::stack(&rows[..live], d0 + c) } else { 0 };
+                // SAFETY: line w of a panel has nr words.
                 unsafe { line.add(c).cast::<u32>().write(word) }
             }
         }

@@ -9,11 +9,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-import test_nested_lse
 import torch
 from jobs import Job, job
 
 import simtile.kernels
+import test_nested_lse
 import test_pair_lse
 import test_pair_softplus
 import test_pair_topk

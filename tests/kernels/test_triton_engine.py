@@ -321,6 +321,48 @@ def test_losses_and_their_gradients_reach_the_kernels(name: str, dtype: torch.dt
 
 
 @pytest.mark.usefixtures("_triton_for_everything")
+@pytest.mark.parametrize("normalize", [True, False])
+def test_prefixes_of_the_coordinates_and_their_gradients(normalize: bool, rng: np.random.Generator) -> None:
+    """Own scores are added by torch: the launchers know log-sum-exps alone."""
+    M, N, dims, scale = 37, 45, [5, 16, 24], torch.tensor(7.0)
+    x, y = (torch.from_numpy(rng.standard_normal((rows, 30))).float() for rows in (M, N))
+    pairs, exact = Pairs(diagonal="skip"), TorchEngine(M)
+    how = (scale, pairs, dims, normalize)
+    found = ENGINE.nested_lse(x, y, *how, True, True, True)
+    truth = exact.nested_lse(x.double(), y.double(), scale.double(), *how[1:], True, True, True)
+    for got, right in zip(found, truth, strict=True):
+        torch.testing.assert_close(got.double(), right, rtol=2e-5, atol=2e-5)
+    grads = tuple(torch.from_numpy(rng.standard_normal(part.shape)) for part in truth)
+    want = Want(x=True, y=True, scale=True)
+    got = ENGINE.nested_grad(x, y, *how, found[:2], tuple(part.float() for part in grads), want)
+    right = exact.nested_grad(x.double(), y.double(), scale.double(), *how[1:], truth[:2], grads, want)
+    for name in ("x", "y", "scale"):
+        a, b = getattr(got, name).double(), getattr(right, name)
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5 * max(float(b.abs().max()), 1.0), msg=name)
+
+
+@pytest.mark.parametrize("mode", ["exclude", "only"])
+def test_a_matrix_against_itself(mode: str, rng: np.random.Generator) -> None:
+    z, scale, grad = torch.from_numpy(unit_rows(rng, 45, 9)).float(), torch.tensor(7.0), torch.linspace(-1, 2, 45)
+    ids = torch.arange(45) % 4
+    pairs, exact, want = Pairs(ids, ids, mode, diagonal="skip"), TorchEngine(45), Want(x=True, scale=True)
+    row = ENGINE.self_lse(z, scale, pairs)
+    wide = (z.double(), z.double(), scale.double(), (None, None), pairs)
+    truth = exact.lse(*wide, True, False, False, False)[0]
+    torch.testing.assert_close(row.double(), truth, rtol=2e-6, atol=2e-6)
+    found = ENGINE.self_grad(z, scale, pairs, row, grad, want)
+    right = exact.grad(*wide, (truth, None), (grad.double(), None, None), None, Want(True, True, True))
+    torch.testing.assert_close(found.x.double(), right.x + right.y, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.scale.double(), right.scale, rtol=0, atol=1e-4)
+
+
+def test_statistics_of_a_bank(rng: np.random.Generator) -> None:
+    bank, y = (torch.from_numpy(unit_rows(rng, rows, 9)).float() for rows in (70, 37))
+    for got, right in zip(ENGINE.stats(bank, y, [5.0], 3), TorchEngine(9).stats(bank, y, [5.0], 3), strict=True):
+        assert got.is_contiguous()
+        torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
+
+
 def test_opcheck_of_the_operators_on_the_kernels() -> None:
     """What operators return has the strides, types and shapes that their fake twins promise, and aliases nothing."""
     x, y = (torch.randn(rows, 8).bfloat16().requires_grad_() for rows in (10, 7))

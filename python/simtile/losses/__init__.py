@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from simtile.losses._cached import CachedLoss, encode_in_chunks
 from simtile.losses._info_nce import CWCLLoss, FilteredInfoNCELoss, InfoNCELoss, NTXentLoss, SupConLoss
+from simtile.losses._matryoshka import MatryoshkaInfoNCELoss
 from simtile.losses._module import ContrastiveLoss
 from simtile.losses._queue import MomentumQueue, momentum_update
 from simtile.losses._relatives import (
@@ -39,6 +40,7 @@ __all__ = [
     "HCLLoss",
     "InfoNCELoss",
     "MarginInfoNCELoss",
+    "MatryoshkaInfoNCELoss",
     "MomentumQueue",
     "NTXentLoss",
     "SigLIPLoss",

@@ -27,19 +27,26 @@ pub(super) struct Job<'a, E> {
     pub(super) x: Matrix<'a, E>,
     pub(super) y: Matrix<'a, E>,
     pub(super) scoring: Scoring<'a>,
+    /// K: the prefixes, or 1. What is said to have `[prefix]` has it first, even where that is 1.
+    pub(super) count: usize,
+    /// (first coordinate, coordinates, prefix) of the panels of dX and dY.
+    pub(super) panels: Vec<(usize, usize, usize)>,
     pub(super) form: Form,
     pub(super) want_x: bool,
     pub(super) want_y: bool,
     pub(super) chunk: usize,
+    /// `[prefix][row]` and `[prefix][column]`, from one prefix to the next:
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
     pub(super) row_lse: Shared<f32>,
     pub(super) row_grad: Shared<f32>,
     pub(super) column_lse: Shared<f32>,
     pub(super) column_grad: Shared<f32>,
-    /// Added to P on the diagonal, `diagonal` elements.
+    /// Added to P on the diagonal, `[prefix]` of `diagonal` elements.
     pub(super) diagonal_grad: Shared<f32>,
     pub(super) diagonal: usize,
     pub(super) stash: *mut u16,
-    /// P (or scores), `[block][row][p_stride]`.
+    /// P (or scores), `[block][prefix][row][p_stride]`.
     pub(super) p: Shared<f32>,
     pub(super) p_stride: usize,
     pub(super) x_panels: Shared<f32>,
@@ -54,10 +61,13 @@ pub(super) struct Job<'a, E> {
     pub(super) dy: Shared<f32>,
     pub(super) padded: usize,
     pub(super) y_bias: Shared<f32>,
-    /// `[block][row]`: partial row results (LogSum, softplus sums, bias gradients).
+    /// `[block][prefix][row]`: partial row results (LogSum, softplus sums, bias gradients, P · s).
     pub(super) parts: Shared<LogSum>,
     pub(super) row_parts: Shared<f64>,
     pub(super) bias_parts: Shared<f64>,
+    pub(super) row_dot_parts: Shared<f64>,
+    /// `[prefix][row of y]`: Σ_i P · s.
+    pub(super) column_dot: Shared<f64>,
 }
 
 // SAFETY: the raw pointer is only read; the others are written in disjoint parts.
@@ -65,12 +75,20 @@ unsafe impl<E: Elem> Sync for Job<'_, E> {}
 
 /// What a thread keeps between units.
 pub(super) struct Scratch {
+    /// `[prefix]` of strips.
     pub(super) strip: Buffer,
-    /// bfloat16 P in pairs of rows, for dY.
+    /// Running inner products of prefixes.
+    pub(super) dot: Buffer,
+    /// bfloat16 P in pairs of rows, for dY, `[prefix]`.
     pub(super) pairs: Buffer,
     pub(super) signs: Buffer,
+    /// `[prefix]` of sums of columns.
     pub(super) columns: Buffer,
 }
+
+/// Words of a strip, and of all rows of a chunk in pairs.
+pub(super) const STRIP_WORDS: usize = 16 * STRIDE;
+pub(super) const PAIRS_WORDS: usize = CHUNK / 2 * STRIDE;
 
 #[derive(Clone, Copy)]
 pub(super) struct Place {
@@ -102,12 +120,39 @@ pub(super) struct Unit<'a, 'j, E> {
 }
 
 impl Scratch {
-    pub(super) fn new(bf16: bool) -> Scratch {
+    pub(super) fn new(count: usize, bf16: bool) -> Scratch {
         Scratch {
-            strip: Buffer::new(16 * STRIDE),
-            pairs: Buffer::new(if bf16 { CHUNK / 2 * STRIDE } else { 0 }),
+            strip: Buffer::new(count * STRIP_WORDS),
+            dot: Buffer::new(STRIP_WORDS),
+            pairs: Buffer::new(if bf16 { count * PAIRS_WORDS } else { 0 }),
             signs: Buffer::new(STRIDE),
-            columns: Buffer::new(STRIDE),
+            columns: Buffer::new(count * STRIDE),
+        }
+    }
+}
+
+impl<E> Job<'_, E> {
+    /// Whether no pair of the chunk's rows and a block's columns takes part: its P is not made, and not read.
+    #[inline(always)]
+    fn nothing_in(&self, place: Place, block: usize) -> bool {
+        self.scoring.pairs.none_from(place.i0, place.to.min(place.from + (block + 1) * STRIP))
+    }
+
+    /// What a block without pairs adds to its rows: nothing, and not what the chunk before left there.
+    unsafe fn clear_parts(&self, block: usize) {
+        let rows = self.count * self.chunk;
+        for at in block * rows..(block + 1) * rows {
+            // SAFETY: the caller's promise; what is not null holds all blocks.
+            unsafe {
+                if self.form == Form::Nll {
+                    *self.parts.at(at) = LogSum::EMPTY;
+                }
+                for parts in [self.row_parts, self.bias_parts, self.row_dot_parts] {
+                    if !parts.is_null() {
+                        *parts.at(at) = 0.0;
+                    }
+                }
+            }
         }
     }
 }
@@ -116,12 +161,22 @@ impl<E: Elem> Kernel for Unit<'_, '_, E> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(mut self) {
+        let of_block = matches!(self.step, Step::Scores | Step::Block);
+        if of_block && self.job.nothing_in(self.place, self.unit) {
+            // SAFETY: the block's partial results are this unit's.
+            unsafe { self.job.clear_parts(self.unit) };
+            return;
+        }
         // SAFETY: the job's arrays cover its rows and columns, and this unit owns what it writes.
         unsafe {
             match self.step {
                 Step::Scores => self.scores::<S, MR>(),
                 Step::Block => {
-                    self.block::<S, MR>();
+                    if self.job.scoring.prefixes.is_some() {
+                        self.nested_block::<S, MR>();
+                    } else {
+                        self.block::<S, MR>();
+                    }
                     if self.job.want_y {
                         self.dy::<S, MR>();
                     }
@@ -135,31 +190,39 @@ impl<E: Elem> Kernel for Unit<'_, '_, E> {
 impl<E: Elem> Unit<'_, '_, E> {
     /// (first column, columns) of this unit's block.
     #[inline(always)]
-    fn columns(&self) -> (usize, usize) {
+    pub(super) fn columns(&self) -> (usize, usize) {
         let j0 = self.place.from + self.unit * STRIP;
         (j0, STRIP.min(self.place.to - j0))
     }
 
     #[inline(always)]
-    unsafe fn p_block(&self, block: usize) -> *mut f32 {
+    pub(super) unsafe fn p_block(&self, block: usize, prefix: usize) -> *mut f32 {
         // SAFETY: the workspace holds all blocks of a chunk.
-        unsafe { self.job.p.at(block * self.job.chunk * self.job.p_stride) }
+        unsafe { self.job.p.at((block * self.job.count + prefix) * self.job.chunk * self.job.p_stride) }
     }
 
     /// Whether no row from `i` on for `rows` rows has a factor: nothing to do for its panel.
     #[inline(always)]
-    unsafe fn idle(&self, i: usize, rows: usize) -> bool {
+    pub(super) unsafe fn idle(&self, i: usize, rows: usize) -> bool {
         let job = self.job;
         let row_only = matches!(job.form, Form::Row | Form::Nll | Form::Softplus);
         // SAFETY: the rows exist.
         row_only
-            && (i..i + rows).all(|i| unsafe { *job.row_grad.at(i) } == 0.0)
-            && (i..(i + rows).min(job.diagonal)).all(|i| unsafe { *job.diagonal_grad.at(i) } == 0.0)
+            && (0..job.count).all(|k| {
+                (i..i + rows).all(|i| unsafe { *job.row_grad.at(k * job.row_stride + i) } == 0.0)
+                    && (i..(i + rows).min(job.diagonal))
+                        .all(|i| unsafe { *job.diagonal_grad.at(k * job.diagonal + i) } == 0.0)
+            })
     }
 
-    /// Scores of the panel at row `i` into `strip`.
+    /// Scores of the panel at row `i` into `strip`, of the prefixes in their order.
     #[inline(always)]
-    unsafe fn strip<S: Simd, const MR: usize>(&self, i: usize, strip: *mut f32) -> (f32, f32) {
+    pub(super) unsafe fn strip<S: Simd, const MR: usize>(
+        &self,
+        i: usize,
+        prefix: usize,
+        strip: *mut f32,
+    ) -> (f32, f32) {
         let (job, place, k) = (self.job, self.place, self.job.scoring.words);
         let (j0, columns) = self.columns();
         // SAFETY: as for the unit.
@@ -169,30 +232,35 @@ impl<E: Elem> Unit<'_, '_, E> {
                 from.read::<S>(strip, STRIDE, (MR.min(place.i1 - i), MR), columns);
                 return (f32::INFINITY, f32::NEG_INFINITY);
             }
-            let a = job.x_panels.at((i - place.i0) * k);
-            job.scoring.strip::<S, E, MR>((a, i), (job.y_panels.at((j0 - place.from) * k), j0, columns), strip, STRIDE)
+            let a = (job.x_panels.at((i - place.i0) * k).cast_const(), i);
+            let b = (job.y_panels.at((j0 - place.from) * k).cast_const(), j0, columns);
+            let dot = self.scratch.dot.as_ptr().cast_mut();
+            job.scoring.strip_of::<S, E, MR>(prefix, a, b, dot, (strip, STRIDE))
         }
     }
 
     #[inline(always)]
     unsafe fn scores<S: Simd, const MR: usize>(&self) {
         let (_, columns) = self.columns();
+        let (job, place) = (self.job, self.place);
         // SAFETY: as for the unit.
         unsafe {
-            let block = self.p_block(self.unit);
-            for i in (self.place.i0..self.place.i1).step_by(MR) {
-                let rows = MR.min(self.place.i1 - i);
-                let parts = self.job.parts.at(self.unit * self.job.chunk + i - self.place.i0);
-                for r in 0..rows {
-                    *parts.add(r) = LogSum::EMPTY;
+            for i in (place.i0..place.i1).step_by(MR) {
+                let rows = MR.min(place.i1 - i);
+                let idle = self.idle(i, rows);
+                for prefix in 0..job.count {
+                    let parts = job.parts.at((self.unit * job.count + prefix) * job.chunk + i - place.i0);
+                    for r in 0..rows {
+                        *parts.add(r) = LogSum::EMPTY;
+                    }
+                    if idle {
+                        continue;
+                    }
+                    let strip = self.p_block(self.unit, prefix).add((i - place.i0) * STRIDE);
+                    let bounds = self.strip::<S, MR>(i, prefix, strip);
+                    let no_columns = ColumnSums { exponent: std::ptr::null_mut(), sum: std::ptr::null_mut() };
+                    reduce::<S, MR, true, false>((strip, STRIDE), (rows, columns), bounds, parts, no_columns);
                 }
-                if self.idle(i, rows) {
-                    continue;
-                }
-                let strip = block.add((i - self.place.i0) * STRIDE);
-                let bounds = self.strip::<S, MR>(i, strip);
-                let no_columns = ColumnSums { exponent: std::ptr::null_mut(), sum: std::ptr::null_mut() };
-                reduce::<S, MR, true, false>((strip, STRIDE), (rows, columns), bounds, parts, no_columns);
             }
         }
     }
@@ -211,7 +279,7 @@ impl<E: Elem> Unit<'_, '_, E> {
             if want_y_bias {
                 std::ptr::write_bytes(sums, 0, columns);
             }
-            let block = self.p_block(self.unit);
+            let block = self.p_block(self.unit, 0);
             for i in (place.i0..place.i1).step_by(MR) {
                 let rows = MR.min(place.i1 - i);
                 let kept = block.add((i - place.i0) * job.p_stride);
@@ -233,7 +301,7 @@ impl<E: Elem> Unit<'_, '_, E> {
                     }
                 } else {
                     if job.form != Form::Nll {
-                        self.strip::<S, MR>(i, strip);
+                        self.strip::<S, MR>(i, 0, strip);
                     }
                     for r in 0..MR {
                         let line = strip.add(r * STRIDE);
@@ -336,13 +404,17 @@ impl<E: Elem> Unit<'_, '_, E> {
         let rows = (place.i1 - place.i0).next_multiple_of(MR);
         // SAFETY: as for the unit. A tile may read columns of P past the block's padding; those rows of dY are not stored.
         unsafe {
-            let p = if E::PER_WORD == 1 { self.p_block(self.unit) } else { self.scratch.pairs.as_mut_ptr() };
-            for d in (0..job.padded).step_by(nr) {
-                let b = job.x_columns.at(d / nr * job.x_stride);
+            for (panel, &(_, _, prefix)) in job.panels.iter().enumerate() {
+                let p = if E::PER_WORD == 1 {
+                    self.p_block(self.unit, prefix)
+                } else {
+                    self.scratch.pairs.as_mut_ptr().add(prefix * PAIRS_WORDS)
+                };
+                let b = job.x_columns.at(panel * job.x_stride);
                 for j in (0..live).step_by(MR) {
                     let acc = tile_chained::<S, E, MR, CHAIN>(rows / E::PER_WORD, (p.add(j), 1, STRIDE), (b, nr));
                     for (r, lanes) in acc.iter().enumerate().take(live - j) {
-                        add_to::<S>(job.dy.at((j0 - place.from + j + r) * job.padded + d), lanes);
+                        add_to::<S>(job.dy.at((j0 - place.from + j + r) * job.padded + panel * nr), lanes);
                     }
                 }
             }
@@ -358,11 +430,14 @@ impl<E: Elem> Unit<'_, '_, E> {
         // SAFETY: as for the unit.
         unsafe {
             for block in 0..(place.to - place.from).div_ceil(STRIP) {
+                if job.nothing_in(place, block) {
+                    continue;
+                }
                 let j = block * STRIP;
                 let k = STRIP.min(place.to - place.from - j).div_ceil(E::PER_WORD);
-                let p = self.p_block(block);
-                for d in (0..job.padded).step_by(nr) {
-                    let b = job.y_columns.at(d / nr * job.y_stride + j / E::PER_WORD * nr);
+                for (panel, &(_, _, prefix)) in job.panels.iter().enumerate() {
+                    let p = self.p_block(block, prefix);
+                    let b = job.y_columns.at(panel * job.y_stride + j / E::PER_WORD * nr);
                     for i in (0..rows).step_by(MR) {
                         let acc = tile_chained::<S, E, MR, CHAIN>(
                             k,
@@ -370,7 +445,7 @@ impl<E: Elem> Unit<'_, '_, E> {
                             (b, nr),
                         );
                         for (r, lanes) in acc.iter().enumerate().take(rows - i) {
-                            add_to::<S>(job.dx.at((place.dx_row + first + i + r) * job.padded + d), lanes);
+                            add_to::<S>(job.dx.at((place.dx_row + first + i + r) * job.padded + panel * nr), lanes);
                         }
                     }
                 }
@@ -389,7 +464,7 @@ unsafe fn add_to<S: Simd>(to: *mut f32, lanes: &[S::V; NV]) {
 
 /// `MR` rows of P to bfloat16, twice: pairs along the row to `rows`, which may be the strip itself, and pairs of rows to `pairs`.
 #[inline(always)]
-unsafe fn narrow<S: Simd, const MR: usize>(
+pub(super) unsafe fn narrow<S: Simd, const MR: usize>(
     strip: *const f32,
     columns: usize,
     (rows, rows_stride): (*mut f32, usize),

@@ -8,7 +8,7 @@ use crate::pairs::LEFT_OUT;
 use crate::simd::{Isa, tile_shape};
 use crate::strip::STRIP;
 use crate::team::Team;
-use crate::tile::{Elem, pack_columns, pack_panels};
+use crate::tile::{Elem, pack_columns};
 
 /// Where a team's results go.
 pub(super) struct Results<'a, E> {
@@ -17,6 +17,10 @@ pub(super) struct Results<'a, E> {
     pub(super) y: Shared<E>,
     pub(super) x_bias: Shared<f32>,
     pub(super) dscale: Shared<f64>,
+    /// `[prefix][row of x]`: Σ_j P · s.
+    pub(super) row_dot: Shared<f64>,
+    /// `[prefix]` of `job.diagonal` scores.
+    pub(super) own_scores: &'a [f32],
     pub(super) own: Shared<f32>,
     pub(super) loss: SharedLoss<'a>,
 }
@@ -65,7 +69,7 @@ pub(super) fn walk<E: Elem>(
 ) {
     let (m, n, k) = (job.x.rows, job.y.rows, job.scoring.words);
     let (mr, nr) = tile_shape(isa);
-    let mut scratch = Scratch::new(E::PER_WORD == 2);
+    let mut scratch = Scratch::new(job.count, E::PER_WORD == 2);
     for from in (0..n).step_by(width) {
         let to = n.min(from + width);
         let blocks = (to - from).div_ceil(STRIP);
@@ -74,10 +78,11 @@ pub(super) fn walk<E: Elem>(
             // SAFETY: so in all of this function, units own what they write, and each phase ends with all threads waiting.
             unsafe {
                 if job.stash.is_null() {
-                    pack_panels(&job.y, j0, j1, nr, job.y_panels.at((j0 - from) * k));
+                    job.scoring.pack(&job.y, j0, j1, nr, job.y_panels.at((j0 - from) * k));
                 }
                 if job.want_x {
-                    pack_columns(&job.y, j0, j1, nr, job.y_stride, job.y_columns.at((j0 - from) / E::PER_WORD * nr));
+                    let to = job.y_columns.at((j0 - from) / E::PER_WORD * nr);
+                    pack_columns(&job.y, (j0, j1), &job.panels, nr, job.y_stride, to);
                 }
                 if job.want_y {
                     std::ptr::write_bytes(job.dy.at((j0 - from) * job.padded), 0, (j1 - j0) * job.padded);
@@ -93,10 +98,11 @@ pub(super) fn walk<E: Elem>(
                 // SAFETY: as above.
                 unsafe {
                     if job.stash.is_null() {
-                        pack_panels(&job.x, a, b, mr, job.x_panels.at((a - i0) * k));
+                        job.scoring.pack(&job.x, a, b, mr, job.x_panels.at((a - i0) * k));
                     }
                     if job.want_y {
-                        pack_columns(&job.x, a, b, nr, job.x_stride, job.x_columns.at((a - i0) / E::PER_WORD * nr));
+                        let to = job.x_columns.at((a - i0) / E::PER_WORD * nr);
+                        pack_columns(&job.x, (a, b), &job.panels, nr, job.x_stride, to);
                     }
                     if job.want_x && one_superblock {
                         std::ptr::write_bytes(job.dx.at((a - i0) * job.padded), 0, (b - a) * job.padded);
@@ -110,7 +116,7 @@ pub(super) fn walk<E: Elem>(
                 team.for_each(subs, |u| {
                     for i in i0 + u * SUB_ROWS..i1.min(i0 + (u + 1) * SUB_ROWS) {
                         // SAFETY: as above.
-                        unsafe { close_row(job, results, i, i - i0, blocks) }
+                        unsafe { (0..job.count).for_each(|prefix| close_row(job, results, prefix, i, i - i0, blocks)) }
                     }
                 });
                 if values_only {
@@ -133,10 +139,14 @@ pub(super) fn walk<E: Elem>(
                         if !job.bias_parts.is_null() {
                             *results.x_bias.at(i) = (f64::from(*results.x_bias.at(i)) + sum(job.bias_parts)) as f32;
                         }
+                        if !job.row_dot_parts.is_null() {
+                            job.add_row_dot(results.row_dot, i, i - i0, blocks);
+                        }
                         if job.want_x && to == n {
                             let sums = job.dx.at((place.dx_row + i - i0) * job.padded);
-                            *results.dscale.at(i) =
-                                write_row(sums, job.x.row(i), results.scale, results.x.at(i * job.x.columns));
+                            let off = job.projection(results.row_dot, results.own_scores, i, m, true);
+                            let out = results.x.at(i * job.x.columns);
+                            *results.dscale.at(i) = write_row(job, sums, job.x.row(i), results.scale, &off, out, nr);
                         }
                     }
                 }
@@ -146,12 +156,10 @@ pub(super) fn walk<E: Elem>(
             for j in from + u * STRIP..to.min(from + (u + 1) * STRIP) {
                 // SAFETY: as above.
                 unsafe {
-                    let dot = write_row(
-                        job.dy.at((j - from) * job.padded),
-                        job.y.row(j),
-                        results.scale,
-                        results.y.at(j * job.y.columns),
-                    );
+                    let sums = job.dy.at((j - from) * job.padded);
+                    let off = job.projection(job.column_dot, results.own_scores, j, n, false);
+                    let out = results.y.at(j * job.y.columns);
+                    let dot = write_row(job, sums, job.y.row(j), results.scale, &off, out, nr);
                     if !job.want_x {
                         *results.dscale.at(j) = dot;
                     }
@@ -161,53 +169,65 @@ pub(super) fn walk<E: Elem>(
     }
 }
 
-/// out = scale · sums; returns <sums, row>, a row's part of ∂L/∂scale.
+/// out = scale · sums - off · row, by the panels' prefixes; returns <sums, row>, a row's part of ∂L/∂scale.
 ///
 /// # Safety
-/// `sums` and `out` are as long as `row`.
-unsafe fn write_row<E: Elem>(sums: *const f32, row: &[E], scale: f32, out: *mut E) -> f64 {
+/// `sums` holds the panels, and `out` is as long as `row`.
+unsafe fn write_row<E: Elem>(
+    job: &Job<E>,
+    sums: *const f32,
+    row: &[E],
+    scale: f32,
+    off: &[f64],
+    out: *mut E,
+    nr: usize,
+) -> f64 {
     let mut lanes = [0f64; 8];
-    for (d, v) in row.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let s = *sums.add(d);
-            lanes[d % 8] += f64::from(s) * f64::from(v.to_f32());
-            *out.add(d) = E::from_f32(scale * s);
+    for (panel, &(d0, columns, prefix)) in job.panels.iter().enumerate() {
+        let off = off.get(prefix).map_or(0.0, |o| *o as f32);
+        for (c, v) in row[d0..d0 + columns].iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let s = *sums.add(panel * nr + c);
+                lanes[c % 8] += f64::from(s) * f64::from(v.to_f32());
+                *out.add(d0 + c) = E::from_f32(scale * s - off * v.to_f32());
+            }
         }
     }
     lanes.iter().sum()
 }
 
 /// The row's LSE is complete: its loss, and the factors of its P.
-unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, i: usize, row: usize, blocks: usize) {
+unsafe fn close_row<E: Elem>(job: &Job<E>, results: &Results<E>, prefix: usize, i: usize, row: usize, blocks: usize) {
     let SharedLoss::Nll { target, softplus, own_target, loss, lse, coefficient } = &results.loss else { return };
+    let (at, factor) = (prefix * job.x.rows + i, prefix * job.row_stride + i);
     // SAFETY: the caller's promise: this row belongs to this thread.
     unsafe {
         let mut sum = LogSum::EMPTY;
         for b in 0..blocks {
-            sum.merge(*job.parts.at(b * job.chunk + row));
+            sum.merge(*job.parts.at((b * job.count + prefix) * job.chunk + row));
         }
-        let weight = f64::from(*job.row_grad.at(i));
+        let weight = f64::from(*job.row_grad.at(factor));
         let row_lse = sum.ln();
         if row_lse == f64::NEG_INFINITY || weight == 0.0 {
-            (*job.row_lse.at(i), *job.row_grad.at(i)) = (-LEFT_OUT, 0.0);
+            (*job.row_lse.at(factor), *job.row_grad.at(factor)) = (-LEFT_OUT, 0.0);
             return;
         }
-        let z = row_lse - f64::from(target[i]);
+        let z = row_lse - f64::from(target[at]);
         let (value, slope) = if *softplus {
             let e = (-z.abs()).exp();
             (z.max(0.0) + e.ln_1p(), if z > 0.0 { 1.0 } else { e } / (1.0 + e))
         } else {
             (z, 1.0)
         };
-        *lse.at(i) = row_lse as f32;
-        *loss.at(i) = value as f32;
-        *coefficient.at(i) = (weight * slope) as f32;
+        *lse.at(at) = row_lse as f32;
+        *loss.at(at) = value as f32;
+        *coefficient.at(at) = (weight * slope) as f32;
         // What rounding takes from the LSE goes into the factor: at a score of 300 it is 1e-5.
-        *job.row_grad.at(i) = (weight * slope * (f64::from(row_lse as f32) - row_lse).exp()) as f32;
-        *job.row_lse.at(i) = row_lse as f32;
+        *job.row_grad.at(factor) = (weight * slope * (f64::from(row_lse as f32) - row_lse).exp()) as f32;
+        *job.row_lse.at(factor) = row_lse as f32;
         if *own_target {
-            *results.own.at(i) = -(weight * slope) as f32;
+            *results.own.at(at) = -(weight * slope) as f32;
         }
     }
 }

@@ -143,7 +143,8 @@ impl<'py> Common<'py> {
                         "keep" => Diagonal::Keep,
                         "skip" => Diagonal::Skip,
                         "flip" => Diagonal::Flip,
-                        got => return Err(choice("diagonal", "keep, skip, flip", got)),
+                        "above" => Diagonal::Above,
+                        got => return Err(choice("diagonal", "keep, skip, flip, above", got)),
                     }
                 }
                 "threshold" => common.threshold = row(&key, &value)?,
@@ -233,6 +234,14 @@ pub(super) fn same_columns<A: Stored>(x: &Matrix<A>, y: &Matrix<A>) -> PyResult<
         return Ok(());
     }
     Err(PyValueError::new_err(format!("y: wanted {} columns as x has, got {}", x.columns, y.columns)))
+}
+
+/// What prefixes do not have.
+pub(super) fn without_biases(pairs: &PairArgs) -> PyResult<()> {
+    match pairs.x_bias.or(pairs.y_bias) {
+        None => Ok(()),
+        Some(_) => Err(PyTypeError::new_err("x_bias, y_bias: not with prefixes of the coordinates")),
+    }
 }
 
 pub(super) type Raw<'py, E> = PyReadonlyArray2<'py, <E as Stored>::Raw>;

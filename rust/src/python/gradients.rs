@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 /// Arrays for the gradients that are wanted, kept as vectors until the engine is done with them.
-struct Gradients<E: Stored> {
+pub(super) struct Gradients<E: Stored> {
     x: Vec<E::Raw>,
     y: Vec<E::Raw>,
     x_bias: Vec<f32>,
@@ -19,11 +19,11 @@ struct Gradients<E: Stored> {
     want: [bool; 4],
 }
 
-type GradResult<'py> =
+pub(super) type GradResult<'py> =
     (Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>, f64, Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
 
 impl<E: Stored> Gradients<E> {
-    fn new(x: &Matrix<E>, y: &Matrix<E>, want: [bool; 4]) -> Gradients<E>
+    pub(super) fn new(x: &Matrix<E>, y: &Matrix<E>, want: [bool; 4]) -> Gradients<E>
     where
         E::Raw: Default,
     {
@@ -39,7 +39,7 @@ impl<E: Stored> Gradients<E> {
         }
     }
 
-    fn wanted(&mut self) -> Wanted<'_, E> {
+    pub(super) fn wanted(&mut self) -> Wanted<'_, E> {
         Wanted {
             x: E::view_mut(&mut self.x),
             y: E::view_mut(&mut self.y),
@@ -48,7 +48,7 @@ impl<E: Stored> Gradients<E> {
         }
     }
 
-    fn into_python(self, py: Python<'_>, dscale: f64) -> PyResult<GradResult<'_>> {
+    pub(super) fn into_python(self, py: Python<'_>, dscale: f64) -> PyResult<GradResult<'_>> {
         let (m, n, d) = self.shape;
         let two = |wanted: bool, v: Vec<E::Raw>, rows: usize| {
             wanted.then(|| v.into_pyarray(py).reshape([rows, d]).map(Bound::into_any)).transpose()

@@ -2,6 +2,7 @@
 
 mod arguments;
 mod gradients;
+mod nested;
 mod reductions;
 mod search;
 
@@ -19,6 +20,9 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(isas, m)?)?;
     m.add_function(wrap_pyfunction!(reductions::pair_dot, m)?)?;
     m.add_function(wrap_pyfunction!(reductions::pair_lse, m)?)?;
+    m.add_function(wrap_pyfunction!(reductions::nested_lse, m)?)?;
+    m.add_function(wrap_pyfunction!(nested::nested_grad, m)?)?;
+    m.add_function(wrap_pyfunction!(nested::nested_nll, m)?)?;
     m.add_function(wrap_pyfunction!(gradients::pair_grad, m)?)?;
     m.add_function(wrap_pyfunction!(gradients::pair_nll, m)?)?;
     m.add_function(wrap_pyfunction!(gradients::pair_softplus, m)?)?;

@@ -1,6 +1,7 @@
 //! Log-sum-exp, own scores and ranks.
 
 use super::arguments::*;
+use crate::prefixes::Prefixes;
 use crate::tile::Bf16;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
@@ -64,6 +65,51 @@ pub(super) fn pair_lse<'py>(
     }
     let common = Common::new(kwargs)?;
     by_type!(x, y, typed(py, scale, (want_row, want_column, want_stash), &common))
+}
+
+type Nested<'py> = Option<Bound<'py, PyArray2<f32>>>;
+
+#[pyfunction]
+#[pyo3(signature = (x, y, dims, scale, *, normalize = true, want_row = true, want_column = false, want_own = false, **kwargs))]
+#[allow(clippy::too_many_arguments)]
+pub(super) fn nested_lse<'py>(
+    py: Python<'py>,
+    x: &Bound<'py, PyAny>,
+    y: &Bound<'py, PyAny>,
+    dims: Vec<usize>,
+    scale: f32,
+    normalize: bool,
+    want_row: bool,
+    want_column: bool,
+    want_own: bool,
+    kwargs: Option<&Bound<'py, PyDict>>,
+) -> PyResult<(Nested<'py>, Nested<'py>, Nested<'py>)> {
+    fn typed<'py, E: Stored>(
+        x: &Raw<'py, E>,
+        y: &Raw<'py, E>,
+        py: Python<'py>,
+        (dims, normalize): (&[usize], bool),
+        scale: f32,
+        wanted: (bool, bool, bool),
+        common: &Common,
+    ) -> PyResult<(Nested<'py>, Nested<'py>, Nested<'py>)> {
+        let (x, y, pairs) = (E::view(x), E::view(y), common.pairs(false)?);
+        same_columns(&x, &y)?;
+        without_biases(&pairs)?;
+        let (threads, isa) = (common.threads, common.isa);
+        let (out, own) = run(py, || {
+            let prefixes = Prefixes::new(x, y, dims, normalize)?;
+            let sides = (wanted.0, wanted.1);
+            let out = crate::lse::nested_lse(x, y, scale, &prefixes, &pairs, sides, threads, isa)?;
+            Ok((out, wanted.2.then(|| prefixes.own_scores(x, y, scale))))
+        })?;
+        let shaped = |values: Option<Vec<f32>>, rows: usize| {
+            values.map(|v| v.into_pyarray(py).reshape([dims.len(), rows])).transpose()
+        };
+        Ok((shaped(out.row, x.rows)?, shaped(out.column, y.rows)?, shaped(own, x.rows.min(y.rows))?))
+    }
+    let common = Common::new(kwargs)?;
+    by_type!(x, y, typed(py, (&dims, normalize), scale, (want_row, want_column, want_own), &common))
 }
 
 type RankResult<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<i64>>);

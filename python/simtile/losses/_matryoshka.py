@@ -1,0 +1,66 @@
+"""InfoNCE of several prefixes as a module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simtile import functional
+from simtile.losses._module import ContrastiveLoss
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from simtile.functional import Reduction
+
+
+class MatryoshkaInfoNCELoss(ContrastiveLoss):
+    """InfoNCE of several prefixes of the coordinates, from one sweep over them, arXiv:2205.13147.
+
+    Parameters
+    ----------
+    dims : sequence of int      the prefixes' lengths
+    weights : sequence of float      one a prefix, default 1 each
+    temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
+    symmetric, normalize, reduction      see :func:`simtile.functional.matryoshka_info_nce`
+
+    Examples
+    --------
+    >>> import torch
+    >>> MatryoshkaInfoNCELoss([2, 4], temperature=0.5)(torch.eye(4), torch.eye(4))
+    tensor(1.2043)
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        weights: Sequence[float] | None = None,
+        temperature: float = 0.07,
+        *,
+        learn_temperature: bool = False,
+        max_scale: float = 100.0,
+        symmetric: bool = False,
+        normalize: bool = True,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__(
+            temperature, learn_temperature, max_scale, dims=list(dims),
+            weights=None if weights is None else list(weights), symmetric=symmetric, normalize=normalize,
+            reduction=reduction,
+        )  # fmt: skip
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        *,
+        query_ids: Tensor | None = None,
+        key_ids: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of queries (M, D) and keys (N, D): :func:`simtile.functional.matryoshka_info_nce`."""
+        return functional.matryoshka_info_nce(
+            query, key, temperature=self.current_temperature(), query_ids=query_ids, key_ids=key_ids, weight=weight,
+            **self.options,
+        )  # fmt: skip

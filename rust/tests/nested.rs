@@ -60,17 +60,17 @@ fn exact<E: Elem>(
         Exact { x: [vec![0.0; m * d], vec![0.0; m * d]], y: [vec![0.0; n * d], vec![0.0; n * d]], scale: [0.0; 2] };
     for (k, &end) in dims.iter().enumerate() {
         let ((_, nx), (_, ny)) = (prefix(x, end, normalize), prefix(y, end, normalize));
-        for i in 0..m {
-            for j in 0..n {
+        for (i, &nx) in nx.iter().enumerate() {
+            for (j, &ny) in ny.iter().enumerate() {
                 let value = p(k, i, j);
-                let by_norms = f64::from(scale) * value / (nx[i] * ny[j]);
+                let by_norms = f64::from(scale) * value / (nx * ny);
                 let dot: f64 = (0..end).map(|t| at(x, i, t) * at(y, j, t)).sum();
-                out.scale[0] += value * dot / (nx[i] * ny[j]);
+                out.scale[0] += value * dot / (nx * ny);
                 out.scale[1] += value.abs();
                 for t in 0..end {
                     let (a, b) = (at(x, i, t), at(y, j, t));
                     let (off_x, off_y) =
-                        if normalize { (dot / nx[i].powi(2) * a, dot / ny[j].powi(2) * b) } else { (0.0, 0.0) };
+                        if normalize { (dot / nx.powi(2) * a, dot / ny.powi(2) * b) } else { (0.0, 0.0) };
                     out.x[0][i * d + t] += by_norms * (b - off_x);
                     out.y[0][j * d + t] += by_norms * (a - off_y);
                     out.x[1][i * d + t] += by_norms.abs() * (b.abs() + off_x.abs());
@@ -186,8 +186,10 @@ fn check_gradients<E: Elem>(
     assert!((dscale - truth.scale[0]).abs() <= allowed, "dscale: got {dscale}, wanted {} to {allowed}", truth.scale[0]);
 }
 
+type Case = ((usize, usize, usize), &'static [usize]);
+
 /// One prefix of one coordinate; odd ends, for bfloat16; ends at no tile's; two equal ones; the longest shorter than the rows.
-const CASES: [((usize, usize, usize), &[usize]); 5] = [
+const CASES: [Case; 5] = [
     ((1, 1, 1), &[1]),
     ((5, 7, 9), &[1, 4, 9]),
     ((25, 33, 70), &[32, 64]),

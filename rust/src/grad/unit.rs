@@ -207,11 +207,11 @@ impl<E: Elem> Unit<'_, '_, E> {
         let job = self.job;
         let row_only = matches!(job.form, Form::Row | Form::Nll | Form::Softplus);
         // SAFETY: the rows exist.
+        let zero = |of: Shared<f32>, at: usize| unsafe { *of.at(at) } == 0.0;
         row_only
             && (0..job.count).all(|k| {
-                (i..i + rows).all(|i| unsafe { *job.row_grad.at(k * job.row_stride + i) } == 0.0)
-                    && (i..(i + rows).min(job.diagonal))
-                        .all(|i| unsafe { *job.diagonal_grad.at(k * job.diagonal + i) } == 0.0)
+                (i..i + rows).all(|i| zero(job.row_grad, k * job.row_stride + i))
+                    && (i..(i + rows).min(job.diagonal)).all(|i| zero(job.diagonal_grad, k * job.diagonal + i))
             })
     }
 

@@ -38,13 +38,14 @@ def split(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("data", choices=["maxsim", "cross-encoder"])
+    arguments.add_argument("--index", choices=["dense", "sparse"], help="one of the two indexes; both by default")
     arguments.add_argument("--record", action="store_true")
     wanted = arguments.parse_args()
     data: Literal["maxsim", "cross-encoder"] = wanted.data
     matrix: Matrix = maxsim_data.load_matrix() if data == "maxsim" else cross_encoder_data.load_matrix()
     build, test = split(len(matrix.scores))
     print(f"{data}: {len(build)} build queries, {len(test)} test queries, {matrix.scores.shape[1]} items")
-    for kind in ("dense", "sparse"):
+    for kind in [wanted.index] if wanted.index else ["dense", "sparse"]:
         start = time.monotonic()
         index = build_index(matrix, build, kind == "dense")
         report = evaluate(

@@ -2,7 +2,7 @@
 
 The build queries are dealt into folds. Each fold is searched with what the others teach, by every candidate, on the
 scores that are already paid for; plain reranking of the retriever's list is one of the candidates, and stays unless
-another one beats it by more than a standard error of the paired difference.
+another one beats it by more than two standard errors of the paired difference (two, because it is the best of several).
 
 A row of sparse scores is a sample: the retriever's best, and a draw from all other items. There an item of the draw
 stands for as many as were not drawn: it costs that many calls of the budget and counts that many finds.
@@ -179,7 +179,7 @@ def choose(trials: Sequence[Trial], k: int) -> Choice:
         return trials[best].choice
     gain = merits[best] - merits[-1]
     error = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
-    return trials[best if gain.mean() > error else -1].choice
+    return trials[best if gain.mean() > 2.0 * error else -1].choice
 
 
 def _search(fold: LeftOut, target: Floats, choice: Choice, budget: int, centred: bool) -> NDArray[np.int64]:

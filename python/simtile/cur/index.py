@@ -200,7 +200,7 @@ class CrossEncoderIndex:
         )  # fmt: skip
         if not len(queries):
             return SearchResults([], stats)
-        scored = self._run(
+        scored, exact = self._run(
             plan,
             queries,
             allowed,
@@ -209,7 +209,7 @@ class CrossEncoderIndex:
             keep,
             stats,
         )
-        return SearchResults(best_hits(scored, plan.offset, k), stats)
+        return SearchResults(best_hits(scored, exact, k), stats)
 
     def plan(
         self,
@@ -278,11 +278,11 @@ class CrossEncoderIndex:
             plan = plan_search(
                 "auto", self._retrieval, self._knowledge, [query], rows, k=left, budget=left, allowed=self._mask(known)
             )
-            scored = self._run(plan, [query], self._mask(known), None, None, False, CallStats())
-            found = dict(zip(scored.ids[0].tolist(), scored.values[0].tolist(), strict=True))
+            _, exact = self._run(plan, [query], self._mask(known), None, None, False, CallStats())
+            found = {item: score for (_, item), score in exact.items()}
             at = np.array([i for i, item in enumerate(ids.tolist()) if item in found], np.int64)
             places = np.concatenate([places, at])
-            scores = np.concatenate([scores, [found[ids[i]] + plan.offset[ids[i]] for i in at]])
+            scores = np.concatenate([scores, [found[ids[i]] for i in at]])
         order = np.lexsort((places, -scores))[: int(np.isfinite(scores).sum())][:top_k]
         hits: list[Hit] = [{"corpus_id": int(places[i]), "score": float(scores[i])} for i in order]
         if return_documents:
@@ -346,14 +346,18 @@ class CrossEncoderIndex:
     def _run(
         self, plan: Plan, queries: Sequence[Any], allowed: NDArray[np.bool_], settled_k: int | None,
         deadline: float | None, keep: bool, stats: CallStats,
-    ) -> Scored:  # fmt: skip
-        """All rounds, in the units of the plan's target."""
+    ) -> tuple[Scored, dict[tuple[int, int], float]]:  # fmt: skip
+        """All rounds in the units of the plan's target, and {(query, item): the scorer's own score}."""
+        exact: dict[tuple[int, int], float] = {}
 
         def buy(which: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.float64]:
             chosen = [queries[i] for i in which]
-            return self._shop.buy(chosen, ids, keep=keep, deadline=deadline, stats=stats) - plan.offset[ids]
+            scores = self._shop.buy(chosen, ids, keep=keep, deadline=deadline, stats=stats)
+            for query, its_ids, its_scores in zip(which.tolist(), ids.tolist(), scores.tolist(), strict=True):
+                exact.update(((query, item), score) for item, score in zip(its_ids, its_scores, strict=True))
+            return scores - plan.offset[ids]
 
-        return run_rounds(plan.method, plan.sizes, buy, allowed=allowed, settled_k=settled_k)
+        return run_rounds(plan.method, plan.sizes, buy, allowed=allowed, settled_k=settled_k), exact
 
     def _buy_rows(self, candidates: NDArray[np.int64], calls: int | None, seed: int, progress: bool) -> None:
         """Score build queries with all candidates, or with a sample of ``calls`` each."""
@@ -365,7 +369,10 @@ class CrossEncoderIndex:
         else:
             listed = self._retrieval.lists(self._queries, self._knowledge.query_embeddings, 3 * calls // 4)
             listed = np.where(np.isin(listed, candidates), listed, -1)
-            self._knowledge.listed = [row[row >= 0] for row in listed]
+            known = self._knowledge.listed or [np.empty(0, np.int64)] * len(listed)
+            self._knowledge.listed = [
+                np.concatenate([old, row[row >= 0]]) for old, row in zip(known, listed, strict=True)
+            ]
             plan = [
                 sample_items(query, its_list, candidates, calls, seed)
                 for query, its_list in zip(self._queries, listed, strict=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simtile.cur.calls import CallStats
 from simtile.cur.rounds import Scored
@@ -30,10 +29,10 @@ class SearchResults(list[list[Hit]]):
         self.stats = stats
 
 
-def best_hits(scored: Scored, offset: NDArray[np.float64], k: int) -> list[list[Hit]]:
-    """The k best by the target, reported with the scorer's own scores."""
+def best_hits(scored: Scored, exact: dict[tuple[int, int], float], k: int) -> list[list[Hit]]:
+    """The k best of each query by the target, with the scorer's own scores {(query, item): score}."""
     results = []
-    for ids, values in zip(scored.ids, scored.values, strict=True):
+    for query, (ids, values) in enumerate(zip(scored.ids, scored.values, strict=True)):
         order = np.lexsort((ids, -values))[: int(np.isfinite(values).sum())][:k]
-        results.append([{"corpus_id": int(ids[i]), "score": float(values[i] + offset[ids[i]])} for i in order])
+        results.append([{"corpus_id": item, "score": exact[query, item]} for item in ids[order].tolist()])
     return results

@@ -99,6 +99,12 @@ def test_nothing_of_all_pairs_is_kept(rng, name):
     assert largest <= B * 16
 
 
+def test_what_is_compiled_of_a_teacher_is_the_same(rng):
+    y, p, q = drawn(rng, (N, D), (M, E), (N, E))
+    for skip in (False, True):
+        torch.testing.assert_close(targets._traced_attention(y, p, q, skip), targets._attention(y, p, q, skip))
+
+
 def test_wrong_arguments_are_named():
     x = torch.ones(3, 2)
     with pytest.raises(ValueError, match="y: at least as many rows as x, 3, got 2"):

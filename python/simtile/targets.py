@@ -19,29 +19,31 @@ rows y has: those of this process, or of all ranks of a process group (:mod:`sim
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simtile._extras import missing_extra
 
 try:
     import torch
     from torch import Tensor
+    from torch.autograd import Function
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
+from simtile._first_order import apply, first_order
 from simtile._pair_lists import listed_scores
-from simtile._pairs import Scale, check_like, check_matrix, csr_rows, loss_dtype
+from simtile._pairs import Scale, check_like, check_matrix, csr_rows, loss_dtype, traced
 from simtile._pool import LOCAL
+from simtile._torch_engine import LOG2_E
 
 if TYPE_CHECKING:
     from simtile._pool import Pool
 
 __all__ = ["Target", "bilinear", "candidate_mean", "listed", "partner", "same_label", "teacher"]
 
-_CHUNK_BYTES = 16 << 20
+_CHUNK_BYTES = 4 << 20
 """Bound of the weights that :func:`teacher` holds at a time."""
 
 
@@ -149,7 +151,7 @@ def teacher(
 ) -> Target:  # fmt: skip
     """A teacher's softmax over all columns, softmax_j(teacher_scale·<p_i, q_j>), p (M, E), q (N, E): distillation.
 
-    An attention with y as values whose weights are made a chunk of rows at a time, 16 MiB, and again in the backward
+    An attention with y as values whose weights are made a chunk of rows at a time, 4 MiB, and again in the backward
     pass. Teachers are frozen and only the values need a gradient: torch's ``scaled_dot_product_attention`` would make
     all three, and stores the weights unless E and D are padded to one width. ``skip_diagonal`` takes the pairs (i, i)
     out of the softmax, as a self-similarity needs.
@@ -157,22 +159,75 @@ def teacher(
     _check(x, y, p, q)
     dtype = loss_dtype(x)
     p, q, wide = p.detach().to(dtype), q.detach().to(dtype), y.to(dtype)
-
-    def chunk(rows: Tensor, value: Tensor, start: int) -> Tensor:
-        s = rows @ q.T * teacher_scale
-        if skip_diagonal:
-            s.diagonal(start).fill_(-torch.inf)
-            return torch.softmax(s, 1).nan_to_num(0.0) @ value  # a single row has nobody but itself
-        return torch.softmax(s, 1) @ value
-
-    size = max(1, _CHUNK_BYTES // (3 * dtype.itemsize * max(q.shape[0], 1)))
+    attention = _traced_attention if traced(x) else _attention
     with torch.autocast(x.device.type, enabled=False):
-        parts = [
-            checkpoint(chunk, p[start : start + size], wide, start, use_reentrant=False, preserve_rng_state=False)
-            for start in range(0, max(p.shape[0], 1), size)
-        ]
-    score = row_dot(x, torch.cat(parts)) * scale
+        mixed = attention(wide, p * teacher_scale, q, skip_diagonal)
+    score = row_dot(x, mixed) * scale
     return Target(score, torch.ones_like(score))
+
+
+def _attention(value: Tensor, p: Tensor, q: Tensor, skip_diagonal: bool) -> Tensor:
+    mixed: Tensor = apply(_Attention, value, p, q, skip_diagonal)
+    return mixed
+
+
+def _traced_attention(value: Tensor, p: Tensor, q: Tensor, skip_diagonal: bool) -> Tensor:
+    """What torch.compile can follow. One width for all, in four dimensions, keeps torch from storing the weights."""
+    width, D = max(p.shape[1], value.shape[1]), value.shape[1]
+    p, q, value = (F.pad(part, (0, width - part.shape[1]))[None, None] for part in (p, q, value))
+    kept = None
+    if skip_diagonal:
+        kept = ~torch.eye(p.shape[2], q.shape[2], dtype=torch.bool, device=p.device)
+    return F.scaled_dot_product_attention(p, q, value, attn_mask=kept, scale=1.0)[0, 0, :, :D]
+
+
+class _Attention(Function):
+    """(M, D) softmax(p qᵀ) value, differentiable by ``value (N, D)`` alone.
+
+    All chunks use one buffer: fresh ones would be carved up by what lives on between them, and the heap would grow by
+    nearly the whole (M, N).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, p: Tensor, q: Tensor, skip_diagonal: bool) -> Tensor:
+        ctx.save_for_backward(p, q)
+        ctx.skip_diagonal = skip_diagonal
+        mixed = value.new_empty((p.shape[0], value.shape[1]))
+        buffer = _buffer(p, q)
+        for start in range(0, p.shape[0], buffer.shape[0]):
+            weights = _softmax_rows(buffer, p, q, start, skip_diagonal)
+            mixed[start : start + buffer.shape[0]] = weights @ value
+        return mixed
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (grad,), (p, q) = grads, ctx.saved_tensors
+        assert grad is not None
+        found = grad.new_zeros((q.shape[0], grad.shape[1]))
+        buffer = _buffer(p, q)
+        for start in range(0, p.shape[0], buffer.shape[0]):
+            weights = _softmax_rows(buffer, p, q, start, ctx.skip_diagonal)
+            found.addmm_(weights.t(), grad[start : start + buffer.shape[0]])
+        return found, None, None, None
+
+
+def _buffer(p: Tensor, q: Tensor) -> Tensor:
+    """(rows, N) of at most 4 MiB, and of at least one row."""
+    M, N = p.shape[0], q.shape[0]
+    return p.new_empty((max(1, min(M, _CHUNK_BYTES // (p.dtype.itemsize * max(N, 1)))), N))
+
+
+def _softmax_rows(buffer: Tensor, p: Tensor, q: Tensor, start: int, skip_diagonal: bool) -> Tensor:
+    """softmax(p qᵀ) of the rows from ``start`` on, as many as ``buffer`` takes and in it."""
+    rows = p[start : start + buffer.shape[0]]
+    s = torch.mm(rows, q.t(), out=buffer[: rows.shape[0]])
+    if skip_diagonal and start < s.shape[1]:
+        s.diagonal(start).fill_(-torch.inf)
+    top = s.amax(1, keepdim=True).clamp_min_(torch.finfo(s.dtype).min)  # a row that has nobody but itself
+    s.sub_(top).mul_(LOG2_E).exp2_()
+    total = s.sum(1, keepdim=True)
+    return s.div_(total.masked_fill_(total == 0, 1.0))
 
 
 def listed(

@@ -57,7 +57,7 @@ def distillation_loss(
     Notes
     -----
     Small batches store both matrices. Otherwise the teacher's weights are an attention whose values are the student's
-    keys, made 16 MiB at a time. Also known as CLIP-KD's contrastive relational distillation, and the loss of
+    keys, made 4 MiB at a time. Also known as CLIP-KD's contrastive relational distillation, and the loss of
     open_clip's DistillClipLoss. Yang et al. 2024, arXiv:2307.12732.
     """
     batch = checked_batch(

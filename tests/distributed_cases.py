@@ -26,7 +26,9 @@ EXTRA = {1: [6], 2: [4, 2], 4: [0, 2, 3, 1]}
 
 D = 8
 EXCHANGES: dict[str, Callable[[], distributed.Ranks]] = {"ring": distributed.ring, "gather": distributed.gather}
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+IN_BFLOAT16 = ("info_nce_symmetric_ids", "sigmoid_loss")
+"""Cases that are computed in 16 bits too."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,10 @@ CASES: dict[str, Case] = {
     "filtered_info_nce_guided": Case(
         _guided, ("query", "key", "features", "weight"), ("temperature",), options={"blocks": BLOCKS}
     ),
-    "margin_info_nce": Case(F.margin_info_nce, ("query", "key", *_IDS), ("temperature",), True),
-    "focal_info_nce": Case(F.focal_info_nce, ("query", "key", "row_negatives", "weight"), ("temperature",)),
+    "margin_info_nce": Case(
+        F.margin_info_nce, ("query", "key", *_IDS, "weight"), ("temperature",), True, {"kind": "angular"}
+    ),
+    "focal_info_nce": Case(F.focal_info_nce, ("query", "key", *_IDS, "row_negatives"), ("temperature",)),
     "sigmoid_loss": Case(F.sigmoid_loss, shared=("scale", "bias")),
     "sigmoid_loss_ids": Case(F.sigmoid_loss, ("query", "key", *_IDS), ("scale", "bias"), True),
     "sigmoid_loss_weight": Case(F.sigmoid_loss, ("query", "key", "weight"), ("scale", "bias")),
@@ -124,7 +128,11 @@ def everything(dtype: torch.dtype) -> dict[str, Tensor]:
         "extra_ids": rng.integers(0, 8, E),
     }
     tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in found.items()}
-    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}
+    wide = torch.promote_types(dtype, torch.float32)  # scalars and weights
+    return {
+        name: value.to(dtype if value.ndim > 1 else wide) if value.is_floating_point() else value
+        for name, value in tensors.items()
+    }
 
 
 def share(case: Case, values: dict[str, Tensor], rank: int, W: int) -> dict[str, Tensor]:
@@ -193,6 +201,8 @@ def _compute_all(rank: int, W: int, folder: Path) -> None:
     for dtype_name, dtype in DTYPES.items():
         values = everything(dtype)
         for name, case in CASES.items():
+            if dtype_name == "bfloat16" and name not in IN_BFLOAT16:
+                continue
             for exchange, ranks in EXCHANGES.items():
                 found[name, exchange, dtype_name] = compute(case, share(case, values, rank, W), ranks())
     torch.save(found, folder / f"{rank}.pt")

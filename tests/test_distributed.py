@@ -7,7 +7,8 @@ import torch
 
 import distributed_cases as cases
 
-TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12, "bfloat16": 2.0**-7}
+"""Of the largest entry. Gradients in bfloat16 are sums of rounded ones, a rank each."""
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])
@@ -17,21 +18,29 @@ def ranks(request, tmp_path_factory):
     return W, cases.run(W, tmp_path_factory.mktemp(f"ranks{W}"))
 
 
-@pytest.mark.parametrize("dtype", cases.DTYPES)
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        (name, dtype)
+        for name in cases.CASES
+        for dtype in cases.DTYPES
+        if dtype != "bfloat16" or name in cases.IN_BFLOAT16
+    ],
+)
 def test_loss_and_gradients_of_uneven_ranks_equal_one_process(ranks, name, dtype):
     W, found = ranks
     case, values = cases.CASES[name], cases.everything(cases.DTYPES[dtype])
     single = cases.compute(case, cases.joined(case, values, W), None)
+    loss_dtype = "float32" if dtype == "bfloat16" else dtype
     for exchange in cases.EXCHANGES:
         mine = [part[name, exchange, dtype] for part in found]
         if case.options.get("reduction") == "none":
             # The rows' losses; a sum over them is each rank's own, and nothing is multiplied by W.
-            assert_close(torch.cat([part["loss"] for part in mine]), single["loss"], dtype)
+            assert_close(torch.cat([part["loss"] for part in mine]), single["loss"], loss_dtype)
             factor = 1.0
         else:
             for part in mine:
-                assert_close(part["loss"], single["loss"], dtype)
+                assert_close(part["loss"], single["loss"], loss_dtype)
                 assert torch.equal(part["loss"], mine[0]["loss"]), "the same bits on every rank"
             factor = 1.0 / W
         for argument in single.keys() - {"loss"}:

@@ -12,8 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import distributed_cases as cases
 from simtile import _plan, distributed
+from simtile.distributed import _ranks
 from simtile.functional import info_nce, sigmoid_loss
-from simtile.losses import InfoNCELoss, SigLIPLoss
+from simtile.losses import InfoNCELoss, MomentumQueue, SigLIPLoss
 
 LOSSES = {
     "InfoNCELoss": lambda group: InfoNCELoss(0.2, learn_temperature=True, symmetric=True, process_group=group),
@@ -58,6 +59,8 @@ def everything(rank, W, folder):
             "memory": peaks(rank),
             "disagreement": disagreement(rank),
             "mesh": two_dimensions(W),
+            "queue": queued(rank, W),
+            "auto": chosen_by_size(rank),
         },
         folder / f"{rank}.pt",
     )
@@ -138,6 +141,37 @@ def two_dimensions(W):
     with pytest.raises(ValueError, match="process_group: a mesh of one dimension"):
         info_nce(x, x, process_group=mesh)
     return float(info_nce(x, x, process_group=mesh["a"]))
+
+
+def chosen_by_size(rank):
+    """The loss of 2 rows on every rank but the first, which has none, where anything is too much to gather."""
+    gather_bytes, _ranks.GATHER_BYTES = _ranks.GATHER_BYTES, 1
+    x = torch.eye(3)[: 2 * (rank > 0)]
+    loss = float(info_nce(x, x, temperature=1.0, process_group=dist.group.WORLD))
+    _ranks.GATHER_BYTES = gather_bytes
+    return loss
+
+
+def test_ranks_choose_the_same_exchange_though_one_has_no_rows(ranks):
+    x = torch.eye(3)[:2].repeat(ranks[0] - 1, 1)
+    for part in ranks[1]:
+        assert part["auto"] == pytest.approx(float(info_nce(x, x, temperature=1.0)), rel=1e-6)
+
+
+def queued(rank, W):
+    queue = MomentumQueue(20, cases.D, dtype=torch.float64)
+    mine = cases.share(cases.CASES["info_nce"], cases.everything(torch.float64), rank, W)["key"]
+    for _ in range(2):
+        queue.push(distributed.all_rows(mine))
+    return queue.rows
+
+
+def test_every_rank_has_the_queue_of_one_process(ranks):
+    single = MomentumQueue(20, cases.D, dtype=torch.float64)
+    for _ in range(2):
+        single.push(cases.everything(torch.float64)["key"])
+    for part in ranks[1]:
+        assert torch.equal(part["queue"], single.rows)
 
 
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])

@@ -27,8 +27,8 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
 from simtile.distributed._pool import JoinedPool
-from simtile.distributed._ranks import Ranks, as_ranks, gather, ring
+from simtile.distributed._ranks import Ranks, all_rows, as_ranks, gather, ring
 
 del _torch
 
-__all__ = ["JoinedPool", "Ranks", "as_ranks", "gather", "ring"]
+__all__ = ["JoinedPool", "Ranks", "all_rows", "as_ranks", "gather", "ring"]

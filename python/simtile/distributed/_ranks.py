@@ -120,5 +120,18 @@ def every_rank(ranks: Ranks, values: Tensor) -> list[Tensor]:
     return parts
 
 
+def all_rows(rows: Tensor, process_group: dist.ProcessGroup | DeviceMesh | None = None) -> Tensor:
+    """The rows (M_r, ...) of every rank of a group (default: all), one rank's after the other's; without a gradient.
+
+    What :class:`simtile.losses.MomentumQueue` is fed with, so that every rank has the same queue. Raises as
+    :func:`ring`.
+    """
+    ranks = as_ranks(_or_world(process_group))
+    sizes = [int(size) for size in every_rank(ranks, torch.tensor(rows.shape[0], device=rows.device))]
+    padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
+    padded[: rows.shape[0]] = rows.detach()
+    return torch.cat([part[:size] for part, size in zip(every_rank(ranks, padded), sizes, strict=True)])
+
+
 def _or_world(process_group: dist.ProcessGroup | DeviceMesh | None) -> object:
     return dist.group.WORLD if process_group is None else process_group

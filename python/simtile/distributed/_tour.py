@@ -37,7 +37,8 @@ class Tour:
         number on every rank, each of its own; ``merge(total, part)`` may write to either.
         """
         shard = tuple(part.detach().contiguous() for part in shard)
-        row_bytes = sum(part[:1].numel() * part.element_size() for part in shard)
+        # From the shape: a rank without rows must come to the same choice as the others.
+        row_bytes = sum(part.shape[1:].numel() * part.element_size() for part in shard)
         if self.ranks.size == 1:
             return visit(0, shard)
         if self.ranks.gathers(row_bytes * sum(self.rows)):

@@ -22,8 +22,8 @@ class MomentumQueue(nn.Module):
 
     Notes
     -----
-    A loss over a process group wants the same queue on every rank: push what all ranks gathered. MoCo: He et al. 2020,
-    arXiv:1911.05722; ESimCSE: Wu et al. 2022, arXiv:2109.04380.
+    A loss over a process group wants the same queue on every rank: push :func:`simtile.distributed.all_rows` of the
+    keys. MoCo: He et al. 2020, arXiv:1911.05722; ESimCSE: Wu et al. 2022, arXiv:2109.04380.
 
     Examples
     --------

@@ -7,9 +7,8 @@ import torch
 
 import distributed_cases as cases
 
-TOLERANCE = {"float32": 1e-6, "float64": 1e-12, "bfloat16": 2.0**-7}
-"""Of the largest entry. In 16 bits a small batch on one process rounds elsewhere, and gradients are sums of a rounded one
-of each rank."""
+TOLERANCE = {"float32": 1e-6, "float64": 1e-12, "bfloat16": 2.0**-6}
+"""Of the largest entry. In 16 bits one process and many round at other places, each up to 2**-7."""
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.slow)])

@@ -147,7 +147,7 @@ class HubnessReducer:
             smaller than k, a parameter out of range
         """
         settings = settings_of(self.get_params())
-        items = vectors("gallery", gallery, unit_for=self._unit_for(settings))
+        items = vectors("gallery", gallery, unit_for=_unit_for(settings, self.metric))
         banks = given_banks(settings, self.metric, query_bank, gallery_bank, items.shape[1])
         for bank in settings.banks:
             if bank not in banks:
@@ -172,7 +172,7 @@ class HubnessReducer:
         Sinkhorn's potentials depend on all rows together and are made again at the next search.
         """
         model = self._fitted()
-        banks = given_banks(model.settings, self.metric, query_bank, gallery_bank, self.n_features_in_)
+        banks = given_banks(model.settings, model.how.metric, query_bank, gallery_bank, self.n_features_in_)
         if not banks:
             raise ValueError("query_bank: rows to add to a bank, got None for both banks")
         for bank, rows in banks.items():
@@ -183,7 +183,7 @@ class HubnessReducer:
         """Append items; returns their positions. One pass of the kept banks over the new items alone."""
         model = self._fitted()
         first = len(model.gallery)
-        columns, unit_for = self.n_features_in_, self._unit_for(model.settings)
+        columns, unit_for = self.n_features_in_, _unit_for(model.settings, model.how.metric)
         model.add_items(vectors("gallery", gallery, columns=columns, unit_for=unit_for))
         return np.arange(first, len(model.gallery))
 
@@ -216,7 +216,7 @@ class HubnessReducer:
         ``dual_softmax`` takes the queries of one call as its bank.
         """
         model = self._fitted()
-        unit_for = self._unit_for(model.settings)
+        unit_for = _unit_for(model.settings, model.how.metric)
         rows = vectors("queries", queries, columns=self.n_features_in_, unit_for=unit_for)
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
             raise TypeError(f"k: an integer, got {type(k).__name__}")
@@ -279,13 +279,14 @@ class HubnessReducer:
         rows = self.gallery_ if gallery is None else vectors("gallery", gallery, columns=self.n_features_in_)
         if len(rows) != len(bias):
             raise ValueError(f"gallery: the {len(bias)} items that were fitted, got {len(rows)}")
-        rows = prepare(rows, self.metric)
+        rows = prepare(rows, self._fitted().how.metric)
         return np.hstack([rows if scale is None else scale[:, None] * rows, bias[:, None]])
 
     def augment_queries(self, queries: Array) -> NDArray[np.float32]:
         """(M, D + 1) queries for an index of :meth:`augment`: of unit length for the cosine, and a 1."""
         self._affine()
-        rows = prepare(vectors("queries", queries, columns=self.n_features_in_), self.metric)
+        metric = self._fitted().how.metric
+        rows = prepare(vectors("queries", queries, columns=self.n_features_in_), metric)
         return np.hstack([rows, np.ones((len(rows), 1), np.float32)])
 
     def tune(
@@ -365,5 +366,7 @@ class HubnessReducer:
             raise NotFittedError(f"{type(self).__name__}: call fit first")
         return self._model
 
-    def _unit_for(self, settings: Settings) -> Method | None:
-        return settings.method if self.metric == "ip" else None
+
+def _unit_for(settings: Settings, metric: Metric) -> Method | None:
+    """The method, where the vectors are taken as they come and might have to be of unit length for it."""
+    return settings.method if metric == "ip" else None

@@ -5,8 +5,8 @@
     python benches/hubness_table.py --record           keep the JSON as benches/results/hubness-<encoder>.json
 
 Queries are first paragraphs of docstrings, items the code of all 5,000 functions of the demo's test packages. Every
-second query is searched; of the others, seven eighths are the bank and one eighth tunes. The gallery bank is code of other
-packages. Embeddings are kept in the demo's cache folder, by the corpus they were made of.
+second query is searched; of the others, seven eighths are the bank and one eighth tunes. The gallery bank is code of
+other packages. Embeddings are kept in the demo's cache folder, by the corpus they were made of.
 """
 
 from __future__ import annotations

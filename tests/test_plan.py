@@ -51,6 +51,13 @@ def test_where_no_tiles_run_torch_does():
     assert (metal.engine, metal.engine_reason) == ("torch", "no tile engine for mps")
 
 
+def test_a_guide_costs_its_columns_in_every_pass_that_makes_scores():
+    assert explain("pair_nll", 8192, 8192, 384, guide=192).units == 3.5
+    assert explain("pair_lse", 8192, 8192, 384, guide=192).units == 5
+    guided, plain = (explain("pair_nll", 8192, 8192, 384, guide=columns).extra_bytes for columns in (192, 0))
+    assert guided - plain == 2 * 8192 * 192 * 4
+
+
 def test_a_gpu_takes_triton_and_explain_says_why(monkeypatch):
     plan = explain("info_nce", 8192, 8192, 768, dtype=BF16, device="cuda", symmetric=True, scale=14.0)
     assert (plan.name, plan.engine, plan.units) == ("stash", "Triton tiles", 3)

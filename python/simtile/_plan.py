@@ -234,7 +234,7 @@ def engine_for(x: torch.Tensor, N: int, plan: str) -> Engine:
 def explain(
     op: Literal["pair_lse", "pair_nll", "pair_softplus", "info_nce", "sigmoid_loss"], M: int, N: int, D: int, *,
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", memory_budget: int | None = None,
-    symmetric: bool = False, scale: float | None = None, plan: str = "auto",
+    symmetric: bool = False, scale: float | None = None, plan: str = "auto", guide: int = 0,
 ) -> Plan:  # fmt: skip
     """Which plan a job takes, why, and what it costs. Computes nothing; ``print`` the result.
 
@@ -248,6 +248,7 @@ def explain(
     symmetric : bool      both directions (pair_lse, info_nce)
     scale : float      1 / temperature, where it is known: a stash needs at most 20
     plan : str      explain a choice of one's own instead of "auto"
+    guide : int      columns of a guide's features, which are multiplied with every pass that makes scores
 
     Raises
     ------
@@ -260,7 +261,7 @@ def explain(
     """
     check_choice("op", op, OPS)
     check_choice("plan", plan, PLANS)
-    for name, size in (("M", M), ("N", N), ("D", D)):
+    for name, size in (("M", M), ("N", N), ("D", D), ("guide", guide)):
         if size < 0:
             raise ValueError(f"{name}: at least 0, got {size}")
     device = torch.device(device)
@@ -274,6 +275,12 @@ def explain(
     stored = name == "dense" and tiles != "torch"
     engine, engine_reason = ("torch", "stored scores need no tiles") if stored else (tiles, tiles_reason)
     units, extra_bytes = _cost(name, engine, M, N, D, dtype)
+    if guide:
+        # The Rust engine's stash has the pairs left out already, that of the kernels holds inner products.
+        again = name == "recompute" or (name == "stash" and engine == "Triton tiles")
+        units += (2 if again else 1) * guide / max(D, 1)
+        # Packed once more for tiles; its products are stored beside stored scores.
+        extra_bytes += M * N * max(dtype.itemsize, 4) if name == "dense" else (M + N) * guide * dtype.itemsize
     return Plan(
         op=op,
         name=name,

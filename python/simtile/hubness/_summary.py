@@ -75,8 +75,13 @@ def prepare(rows: Rows, metric: Metric) -> Rows:
 
 def bfloat16_bits(rows: Rows) -> NDArray[np.uint16]:
     """Rounded to the nearest, ties to even."""
-    bits = rows.view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    bits = np.ascontiguousarray(rows).view(np.uint32)
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += bits
+    rounded += 0x7FFF
+    rounded >>= 16
+    return rounded.astype(np.uint16)
 
 
 def _operand(rows: Rows, precision: Precision) -> NDArray[Any]:

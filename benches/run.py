@@ -149,6 +149,16 @@ def search(*, quick: bool) -> Record | None:
     return found
 
 
+def hubness(*, quick: bool) -> Record:
+    """Likewise the bench of hubness corrections."""
+    rounds, runs = ("2", "2") if quick else ("3", "3")
+    command = [sys.executable, str(BENCHES / "bench_hubness.py"), "--rounds", rounds, "--runs", runs]
+    only = ["--only", "simtile f32", "simtile bf16", "torch loop f32", "torch loop bf16"] if quick else []
+    subprocess.run([*command, *only], check=True)
+    found: Record = json.loads((OUT / "hubness.json").read_text())
+    return found
+
+
 def main() -> None:
     parser = race_parser(__doc__)
     options: argparse.Namespace = parser.parse_args()
@@ -170,6 +180,7 @@ def main() -> None:
     found = search(quick=options.quick)
     if found is not None:
         results["search_exact"] = found
+    results["hubness"] = hubness(quick=options.quick)
     print(f"\n{save('bench', results, keep=options.record)}")
 
 

@@ -1,6 +1,6 @@
 """CLIP in small: images of characters and their Unicode names in one space.
 
-About 50,000 images of 6,000 characters in 16 faces. A convolutional tower maps an image; a bag of words with a layer on
+About 54,000 images of 7,300 characters in 16 faces. A convolutional tower maps an image; a bag of words with a layer on
 top maps a name. The loss is two-sided InfoNCE or SigLIP's, its scale learnt. Images of one character in a batch have
 one name: they are no negatives of each other (InfoNCE), or positives (SigLIP).
 

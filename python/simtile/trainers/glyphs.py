@@ -53,7 +53,7 @@ def held_out(codes: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def render(max_characters: int | None = None) -> Glyphs:
-    """Every named character of every face, about 50,000 images; those that a face draws as nothing are left out.
+    """Every named character of every face, about 54,000 images; those that a face draws as nothing are left out.
 
     ``max_characters`` takes so many characters, drawn once for all, for a trial.
     """

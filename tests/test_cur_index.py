@@ -335,3 +335,9 @@ def test_a_store_of_another_scorer_is_refused(world: World, tmp_path: Path) -> N
             queries=["b"],
             store=tmp_path / "j",
         )
+
+
+def test_a_build_shows_its_progress(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tqdm")
+    world.build(calls_per_query=5, progress=True)
+    assert f"{5 * Q}/{5 * Q}" in capfd.readouterr().err

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 pytest.importorskip("sentence_transformers")
 
@@ -180,6 +181,50 @@ def test_a_model_trained_with_the_drop_in_is_the_one_trained_with_the_original(m
             loss = original.MatryoshkaLoss(model, loss, [WIDTH, 8, 4], matryoshka_weights=[1.0, 0.5, 2.0])
         found.append(trained(model, loss))
     torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "tiles"])
+@pytest.mark.parametrize("per_step", [-1, 2])
+@given(
+    B=st.integers(2, 30),
+    negatives=st.integers(0, 2),
+    similarity=st.sampled_from([cos_sim, dot_score]),
+    symmetric=st.booleans(),
+    mode=st.sampled_from(MODES),
+)
+@settings(max_examples=15)
+def test_prefixes_in_one_sweep_equal_the_originals(stored, per_step, B, negatives, similarity, symmetric, mode):
+    inputs = columns(B, 12, 2 + negatives, B)
+    options = {"scale": 3.0, "similarity_fct": similarity, "hardness_mode": mode, "hardness_strength": 1.5}
+    if symmetric:
+        options |= {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"}
+    model = Given("embedding")
+
+    def run(module):
+        inner = module.MultipleNegativesRankingLoss(model, **options)
+        loss = module.MatryoshkaLoss(model, inner, [5, 12, 4], [0.5, 1.0, 2.0], n_dims_per_step=per_step)
+
+        def seeded(**tensors):
+            random.seed(7)
+            return loss([{"embedding": part} for part in tensors.values()], None)
+
+        return seeded
+
+    exact = loss_and_gradients(run(original), in_dtype(inputs, torch.float64))
+    for dtype in (torch.float32, torch.float64):
+        with no_stored_scores(not stored):
+            assert_same(loss_and_gradients(run(ours), in_dtype(inputs, dtype)), exact, dtype)
+
+
+def test_matryoshka_loss_around_other_losses_is_the_originals(models):
+    for make in WRAPPED.values():
+        found = []
+        for module in (ours, original):
+            model = copy.deepcopy(models["model"]).double().train()
+            loss = module.MatryoshkaLoss(model, make(model, module, models["guide"]), [WIDTH, 8])
+            assert loss.get_config_dict()["matryoshka_dims"] == (WIDTH, 8)
+            found.append(trained(model, loss))
+        torch.testing.assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 def test_a_guide_of_other_tokens_reads_the_same_texts(models):

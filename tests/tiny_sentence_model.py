@@ -56,6 +56,9 @@ class Given(torch.nn.Module):
     def __getitem__(self, number: int) -> Given:
         return self
 
+    def get_embedding_dimension(self) -> None:
+        """MatryoshkaLoss asks for it; unknown."""
+
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """The embeddings under this model's name."""
         return {"sentence_embedding": features[self.name]}

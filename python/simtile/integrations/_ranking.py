@@ -46,6 +46,17 @@ class Options(NamedTuple):
     hardness_mode: str | None
     hardness_strength: float
 
+    def weighting(self, kinds: int) -> str | None:
+        """The hardness mode, None where it changes nothing: with ``kinds`` 1 there are no hard negatives."""
+        if self.hardness_strength == 0 or (self.hardness_mode == "hard_negatives" and kinds == 1):
+            return None
+        return self.hardness_mode
+
+    def is_info_nce(self, kinds: int, alone: bool) -> bool:
+        """Whether the loss is that of :func:`info_nce`, one-sided or, for a process that is ``alone``, symmetric."""
+        one_sided = len(self.directions) == 1
+        return self.weighting(kinds) is None and (one_sided or (alone and not self.joint))
+
 
 def ranking_loss(queries: Tensor, docs: Sequence[Tensor], size: int, options: Options) -> Tensor:
     """The mean loss of the first ``size`` queries.
@@ -61,12 +72,10 @@ def ranking_loss(queries: Tensor, docs: Sequence[Tensor], size: int, options: Op
     query_to_doc alone, or with doc_to_query per direction in one process: the passes of :func:`info_nce`. Otherwise 3u
     for query_to_doc and 4u for every further block; query_to_doc and doc_to_query of one process share one pass.
     """
-    mode = options.hardness_mode if options.hardness_strength > 0 else None
-    if mode == "hard_negatives" and len(docs) == 1:
-        mode = None
+    mode = options.weighting(len(docs))
     candidates = torch.cat(list(docs)) if len(docs) > 1 else docs[0]
     alone = docs[0].shape[0] == size
-    if mode is None and (len(options.directions) == 1 or (not options.joint and alone)):
+    if options.is_info_nce(len(docs), alone):
         return info_nce(
             queries[:size], candidates, temperature=1 / options.scale, symmetric=len(options.directions) == 2,
             normalize=options.normalize,

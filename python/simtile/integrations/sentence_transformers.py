@@ -13,6 +13,7 @@ Not fused: a ``similarity_fct`` other than ``cos_sim`` and ``dot_score``, with o
 from __future__ import annotations
 
 import itertools
+import random
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
+from simtile.functional import matryoshka_info_nce
 from simtile.integrations._autocast import as_in_a_product
 from simtile.integrations._guided import Guided, guided_loss
 from simtile.integrations._patch import Patch
@@ -47,6 +49,7 @@ __all__ = [
     "CachedGISTEmbedLoss",
     "CachedMultipleNegativesRankingLoss",
     "GISTEmbedLoss",
+    "MatryoshkaLoss",
     "MultipleNegativesRankingLoss",
 ]
 
@@ -120,6 +123,36 @@ class CachedGISTEmbedLoss(original.CachedGISTEmbedLoss):
         return _with_backward(_guided_loss(self, embeddings, guides), with_backward)
 
 
+class MatryoshkaLoss(original.MatryoshkaLoss):
+    """``MatryoshkaLoss``; around our :class:`MultipleNegativesRankingLoss` all prefixes cost one sweep over the pairs.
+
+    That is so for ``query_to_doc``, in one process also with ``doc_to_query`` per direction, without hardness
+    weighting. Around anything else each prefix is a loss of its own, as in the original.
+    """
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """Σ_k weights[k] · the loss of the first dims[k] coordinates, each prefix divided by its length."""
+        features = list(sentence_features)
+        inner: Any = self.loss
+        alone = not (type(inner) is MultipleNegativesRankingLoss and inner.gather_across_devices)
+        nested = type(inner) is MultipleNegativesRankingLoss and inner.similarity_fct in (cos_sim, dot_score)
+        if not nested or len(features) < 2 or not _options(inner).is_info_nce(len(features) - 1, alone):
+            each: Tensor = super().forward(features, labels)
+            return each
+        chosen: Sequence[int] = range(len(self.matryoshka_dims))
+        if 0 < self.n_dims_per_step < len(chosen):
+            chosen = random.sample(chosen, self.n_dims_per_step)
+        queries, docs, size = _compared(inner, embed_columns(inner.model, features))
+        return matryoshka_info_nce(
+            queries[:size],
+            torch.cat(docs),
+            [self.matryoshka_dims[index] for index in chosen],
+            weights=[self.matryoshka_weights[index] for index in chosen],
+            temperature=1 / inner.scale,
+            symmetric=len(inner.directions) == 2,
+        )
+
+
 def _fused(loss: Any, embeddings: Sequence[Tensor]) -> bool:
     """Whether the similarity is one that the engine computes."""
     if loss.similarity_fct not in (cos_sim, dot_score):
@@ -132,6 +165,11 @@ def _fused(loss: Any, embeddings: Sequence[Tensor]) -> bool:
 
 
 def _ranking_loss(loss: Any, embeddings: Sequence[Tensor]) -> Tensor:
+    return ranking_loss(*_compared(loss, embeddings), _options(loss))
+
+
+def _compared(loss: Any, embeddings: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], int]:
+    """Queries, documents by kind, and how many of each are this process's; gathered where the options ask for it."""
     autocast = torch.is_autocast_enabled(embeddings[0].device.type)
     queries, *docs = map(as_in_a_product if autocast else _wide, embeddings)
     size = queries.shape[0]
@@ -139,7 +177,11 @@ def _ranking_loss(loss: Any, embeddings: Sequence[Tensor]) -> Tensor:
         docs = [_gathered(part) for part in docs]
         if not {"query_to_query", "doc_to_query"}.isdisjoint(loss.directions):
             queries = _gathered(queries)
-    options = Options(
+    return queries, docs, size
+
+
+def _options(loss: Any) -> Options:
+    return Options(
         scale=float(loss.scale),
         normalize=loss.similarity_fct is cos_sim,
         directions=frozenset(loss.directions),
@@ -147,7 +189,6 @@ def _ranking_loss(loss: Any, embeddings: Sequence[Tensor]) -> Tensor:
         hardness_mode=loss.hardness_mode,
         hardness_strength=float(loss.hardness_strength),
     )
-    return ranking_loss(queries, docs, size, options)
 
 
 def _guided_loss(loss: Any, embeddings: Sequence[Tensor], guides: Sequence[Tensor]) -> Tensor:
@@ -189,6 +230,7 @@ PATCH = Patch(
         original.CachedGISTEmbedLoss: CachedGISTEmbedLoss,
         original.CachedMultipleNegativesRankingLoss: CachedMultipleNegativesRankingLoss,
         original.GISTEmbedLoss: GISTEmbedLoss,
+        original.MatryoshkaLoss: MatryoshkaLoss,
         original.MultipleNegativesRankingLoss: MultipleNegativesRankingLoss,
     },
 )

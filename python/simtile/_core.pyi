@@ -30,6 +30,8 @@ _Diagonal: TypeAlias = Literal["keep", "skip", "flip", "above"]
 
 __all__ = [
     "ExactStore",
+    "GraphStore",
+    "IndexFileError",
     "__version__",
     "isas",
     "nested_grad",
@@ -379,3 +381,58 @@ class ExactStore:
         isa: str | None = None,
     ) -> tuple[_I64, _F32, _I64]:
         """CSR (indptr (M + 1,), scores, ids): scores of at least ``bound`` (squared distances: at most), best first."""
+
+class IndexFileError(ValueError):
+    """A file that is not a whole index of a known version."""
+
+@final
+class GraphStore:
+    """Vectors (N, D), copied, and a graph of them. Searches may run at once; a change excludes everything else."""
+
+    def __new__(
+        cls,
+        vectors: _F32,
+        *,
+        metric: Literal["ip", "cosine", "l2"] = "ip",
+        degree: int = 48,
+        breadth: int = 128,
+        seed: int = 0,
+        num_threads: int = 1,
+        isa: str | None = None,
+    ) -> Self: ...
+    @staticmethod
+    def load(path: str, *, verify: bool = True) -> GraphStore: ...
+    def __len__(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def graph_bytes(self) -> int:
+        """Bytes besides the vectors."""
+
+    @property
+    def next_id(self) -> int: ...
+    @property
+    def metric(self) -> Literal["ip", "cosine", "l2"]: ...
+    def ids(self) -> _I64:
+        """Of all items, rising."""
+
+    def vectors(self, ids: _I64) -> _F32: ...
+    def search(
+        self,
+        queries: _F32,
+        k: int,
+        ef: int,
+        *,
+        filter: NDArray[np.uint8] | None = None,
+        exact: bool = False,
+        num_threads: int = 1,
+        isa: str | None = None,
+    ) -> tuple[_F32, _I64]:
+        """(scores (M, k), ids (M, k)), best first by float64 scores, equal scores by id. filter: by id."""
+
+    def add(self, vectors: _F32, *, num_threads: int = 1, isa: str | None = None) -> int:
+        """The first of the new ids."""
+
+    def remove(self, ids: _I64, *, num_threads: int = 1, isa: str | None = None) -> None: ...
+    def compact(self) -> None: ...
+    def save(self, path: str) -> None: ...

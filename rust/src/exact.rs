@@ -3,7 +3,7 @@
 //! Products of two f32 are exact in f64 and are added in [`LANES`] chains whose order is fixed, so that it makes no difference whether
 //! an instruction set fuses multiplication and addition.
 
-use crate::simd::{Isa, Kernel, Simd};
+use crate::simd::{Isa, Kernel, Simd, prefetch};
 
 const LANES: usize = 16;
 
@@ -87,17 +87,6 @@ impl<'a> Items<'a> {
     }
 }
 
-#[inline(always)]
-fn prefetch(row: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in row.chunks(16) {
-        // SAFETY: a prefetch has no effect on memory.
-        unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.as_ptr().cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = row;
-}
-
 struct Scores<'a> {
     items: &'a Items<'a>,
     query: &'a [f32],
@@ -116,7 +105,7 @@ impl Kernel for Scores<'_> {
             let y = self.items.vector(j);
             // Candidates lie anywhere: the next is fetched from memory while this one is summed.
             if let Some(&next) = self.ids.get(t + 1) {
-                prefetch(self.items.vector(next as usize));
+                prefetch(self.items.vector(next as usize).as_ptr(), 4 * self.items.d);
             }
             let s = match metric {
                 Metric::SquaredL2 => {

@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod error;
 pub mod exact;
 pub mod grad;
+pub mod graph;
 pub mod limits;
 pub mod logsum;
 pub mod lse;

@@ -1,6 +1,8 @@
 """Nearest neighbours: NumPy arrays or torch tensors in, the same kind out; torch itself is never imported here."""
 
+from simtile._core import IndexFileError
 from simtile.search.blocks import search_blocks
 from simtile.search.exact import ExactIndex
+from simtile.search.graph import GraphIndex
 
-__all__ = ["ExactIndex", "search_blocks"]
+__all__ = ["ExactIndex", "GraphIndex", "IndexFileError", "search_blocks"]

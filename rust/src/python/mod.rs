@@ -2,6 +2,7 @@
 
 mod arguments;
 mod gradients;
+mod graph;
 mod nested;
 mod reductions;
 mod search;
@@ -30,5 +31,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(search::pair_topk, m)?)?;
     m.add_function(wrap_pyfunction!(search::pair_stats, m)?)?;
     m.add_class::<search::ExactStore>()?;
+    m.add_class::<graph::GraphStore>()?;
+    m.add("IndexFileError", m.py().get_type::<graph::IndexFileError>())?;
     Ok(())
 }

@@ -97,7 +97,16 @@ pub(super) fn pair_stats<'py>(
     by_type!(bank, y, typed(py, (&betas, k), how))
 }
 
-fn threads(wanted: usize) -> PyResult<usize> {
+pub(super) fn metric(name: &str) -> PyResult<Metric> {
+    match name {
+        "ip" => Ok(Metric::InnerProduct),
+        "cosine" => Ok(Metric::Cosine),
+        "l2" => Ok(Metric::SquaredL2),
+        got => Err(choice("metric", "ip, cosine, l2", got)),
+    }
+}
+
+pub(super) fn threads(wanted: usize) -> PyResult<usize> {
     if wanted > 0 { Ok(wanted) } else { Err(PyValueError::new_err("num_threads: wanted at least 1, got 0")) }
 }
 
@@ -107,7 +116,7 @@ pub(super) struct ExactStore {
     store: crate::store::ExactStore,
 }
 
-fn floats<'a>(name: &str, array: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Matrix<'a, f32>> {
+pub(super) fn floats<'a>(name: &str, array: &'a PyReadonlyArray2<'_, f32>) -> PyResult<Matrix<'a, f32>> {
     let wrong = |_| PyTypeError::new_err(format!("{name}: wanted a C-contiguous array"));
     Ok(Matrix::new(array.as_slice().map_err(wrong)?, array.shape()[0], array.shape()[1]))
 }
@@ -148,12 +157,7 @@ impl ExactStore {
         num_threads: usize,
         isa: Option<&str>,
     ) -> PyResult<ExactStore> {
-        let metric = match metric {
-            "ip" => Metric::InnerProduct,
-            "cosine" => Metric::Cosine,
-            "l2" => Metric::SquaredL2,
-            got => return Err(choice("metric", "ip, cosine, l2", got)),
-        };
+        let metric = self::metric(metric)?;
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let (scale, bias) = (slice("item_scale", &item_scale)?, slice("item_bias", &item_bias)?);
         let vectors = floats("vectors", &vectors)?;

@@ -150,6 +150,35 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+        unsafe {
+            // Ones of every half byte from a table, with the weight in it.
+            let table = _mm256_setr_epi8(
+                0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
+            );
+            let half = _mm256_set1_epi8(15);
+            let mut bytes = _mm256_setzero_si256();
+            let mut weight = table;
+            for (t, plane) in p.into_iter().enumerate() {
+                let ones = _mm256_and_si256(int(b), int(plane));
+                let (low, high) = (_mm256_and_si256(ones, half), _mm256_and_si256(_mm256_srli_epi16::<4>(ones), half));
+                let sum = _mm256_add_epi8(_mm256_shuffle_epi8(weight, low), _mm256_shuffle_epi8(weight, high));
+                bytes = if t == 2 { _mm256_sub_epi8(bytes, sum) } else { _mm256_add_epi8(bytes, sum) };
+                weight = _mm256_add_epi8(weight, weight);
+            }
+            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+            float(_mm256_add_epi32(int(c), _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_i32(v: V) -> i32 {
+        unsafe {
+            let q = _mm_add_epi32(_mm256_castsi256_si128(int(v)), _mm256_extracti128_si256::<1>(int(v)));
+            let d = _mm_add_epi32(q, _mm_unpackhi_epi64(q, q));
+            _mm_cvtsi128_si32(_mm_add_epi32(d, _mm_shuffle_epi32::<1>(d)))
+        }
+    }
+    #[inline(always)]
     unsafe fn i32_to_f32(v: V) -> V {
         unsafe { _mm256_cvtepi32_ps(int(v)) }
     }

@@ -4,13 +4,13 @@ use super::{Kernel, Simd};
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
-/// `DOT`: the processor has the BF16 and VNNI dot products.
+/// `DOT`: the processor has the BF16 and VNNI dot products, and counts ones.
 #[derive(Clone, Copy)]
 pub struct Avx512<const DOT: bool>;
 
 /// # Safety
 /// The processor has the features.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni,avx512vpopcntdq,avx2,fma,f16c")]
 pub unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Out {
     // SAFETY: the caller's promise.
     unsafe { kernel.run::<Avx512<true>, 12>() }
@@ -147,6 +147,35 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
             let (b0, b1) = (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(int(b))), _mm512_srai_epi16::<8>(int(b)));
             float(_mm512_add_epi32(_mm512_add_epi32(int(c), _mm512_madd_epi16(a0, b0)), _mm512_madd_epi16(a1, b1)))
         }
+    }
+    #[inline(always)]
+    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+        unsafe {
+            let both = p.map(|plane| _mm512_and_si512(int(b), int(plane)));
+            if DOT {
+                let [one, two, four] = both.map(|ones| _mm512_popcnt_epi64(ones));
+                // Lanes of 64 bits would borrow from their upper halves: the sum is that of 32-bit lanes.
+                let high = _mm512_sub_epi32(two, _mm512_add_epi32(four, four));
+                return float(_mm512_add_epi32(int(c), _mm512_add_epi32(one, _mm512_add_epi32(high, high))));
+            }
+            // Ones of every half byte from a table, with the weight in it.
+            let table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+            let half = _mm512_set1_epi8(15);
+            let mut bytes = _mm512_setzero_si512();
+            let mut weight = table;
+            for (t, ones) in both.into_iter().enumerate() {
+                let (low, high) = (_mm512_and_si512(ones, half), _mm512_and_si512(_mm512_srli_epi16::<4>(ones), half));
+                let sum = _mm512_add_epi8(_mm512_shuffle_epi8(weight, low), _mm512_shuffle_epi8(weight, high));
+                bytes = if t == 2 { _mm512_sub_epi8(bytes, sum) } else { _mm512_add_epi8(bytes, sum) };
+                weight = _mm512_add_epi8(weight, weight);
+            }
+            let pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), bytes);
+            float(_mm512_add_epi32(int(c), _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_i32(v: V) -> i32 {
+        unsafe { _mm512_reduce_add_epi32(int(v)) }
     }
     #[inline(always)]
     unsafe fn i32_to_f32(v: V) -> V {

@@ -55,6 +55,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot_bf16(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Words: c + Σ of the four (unsigned a) * (signed b) byte products in each lane, in 32-bit integers.
     unsafe fn dot_i8(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Words: c + integers whose sum over all lanes is what |b∧p₀| + 2 |b∧p₁| − 4 |b∧p₂| is, |·| the number of ones.
+    unsafe fn weigh_ones(b: Self::V, p: [Self::V; 3], c: Self::V) -> Self::V;
+    /// Words as 32-bit integers: their sum.
+    unsafe fn sum_i32(v: Self::V) -> i32;
     /// Words as 32-bit integers, to f32.
     unsafe fn i32_to_f32(v: Self::V) -> Self::V;
     /// `W` bfloat16, rounded to nearest even.
@@ -77,7 +81,7 @@ pub trait Kernel {
 /// The instruction sets that a kernel exists for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Isa {
-    /// AVX-512 with BF16 and VNNI (Zen 4, Cooper Lake, Sapphire Rapids and later).
+    /// AVX-512 with BF16, VNNI and VPOPCNTDQ (Zen 4, Sapphire Rapids and later).
     Avx512Bf16,
     /// AVX-512 F, BW, DQ, VL: bfloat16 and bytes are widened.
     Avx512,
@@ -112,6 +116,7 @@ impl Isa {
                 Isa::Avx512.available()
                     && is_x86_feature_detected!("avx512bf16")
                     && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512vpopcntdq")
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
@@ -170,6 +175,21 @@ impl Isa {
             }
         }
     }
+}
+
+/// Fetch the cache lines of `bytes` bytes at `p` ahead of their use; nothing where the language has no such instruction.
+#[inline(always)]
+pub fn prefetch<T>(p: *const T, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch has no effect on memory, whatever the address.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(p.cast::<i8>().wrapping_add(line));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (p, bytes);
 }
 
 struct TileShape;

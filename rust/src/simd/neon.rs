@@ -142,6 +142,21 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+        unsafe {
+            let ones = |plane: V| {
+                let both = vreinterpretq_u8_u32(vandq_u32(word(b), word(plane)));
+                vreinterpretq_s32_u32(vpaddlq_u16(vpaddlq_u8(vcntq_u8(both))))
+            };
+            let high = vsubq_s32(ones(p[1]), vshlq_n_s32::<1>(ones(p[2])));
+            vreinterpretq_f32_s32(vaddq_s32(int(c), vaddq_s32(ones(p[0]), vshlq_n_s32::<1>(high))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn sum_i32(v: V) -> i32 {
+        unsafe { vaddvq_s32(int(v)) }
+    }
+    #[inline(always)]
     unsafe fn i32_to_f32(v: V) -> V {
         unsafe { vcvtq_f32_s32(int(v)) }
     }

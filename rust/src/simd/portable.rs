@@ -118,6 +118,18 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
+    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+        map(|i| {
+            let ones = |plane: V| (b[i].to_bits() & plane[i].to_bits()).count_ones() as i32;
+            let sum = ones(p[0]) + 2 * ones(p[1]) - 4 * ones(p[2]);
+            f32::from_bits((c[i].to_bits() as i32).wrapping_add(sum) as u32)
+        })
+    }
+    #[inline(always)]
+    unsafe fn sum_i32(v: V) -> i32 {
+        v.into_iter().fold(0, |sum, x| sum.wrapping_add(x.to_bits() as i32))
+    }
+    #[inline(always)]
     unsafe fn i32_to_f32(v: V) -> V {
         map(|i| v[i].to_bits() as i32 as f32)
     }

@@ -1,0 +1,112 @@
+//! Arrays that lie in memory of their own or in a mapped file: read alike, copied before they are written.
+
+use memmap2::{Mmap, MmapMut};
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::Arc;
+
+/// Bytes of a cache line; all sections begin on one.
+pub(super) const LINE: usize = 64;
+
+enum Bytes {
+    None,
+    /// Anonymous memory, with room to grow. In huge pages where the system has them: a walk reads a few lines here and there, and would
+    /// look up a page for each.
+    Owned(MmapMut),
+    /// From this byte on.
+    Mapped(Arc<Mmap>, usize),
+}
+
+/// Plain numbers: all bits are values, no padding.
+pub(super) trait Plain: Copy + Send + Sync + 'static {}
+impl Plain for u8 {}
+impl Plain for u32 {}
+impl Plain for f32 {}
+impl Plain for f64 {}
+impl Plain for i64 {}
+
+/// `len` numbers.
+pub(super) struct Section<T> {
+    bytes: Bytes,
+    len: usize,
+    plain: PhantomData<T>,
+}
+
+impl<T: Plain> Section<T> {
+    pub(super) fn new() -> Section<T> {
+        Section { bytes: Bytes::None, len: 0, plain: PhantomData }
+    }
+
+    pub(super) fn from_slice(values: &[T]) -> Section<T> {
+        let mut section = Section::new();
+        section.grow(values.len());
+        section.to_mut().copy_from_slice(values);
+        section
+    }
+
+    /// `len` numbers of a file, from the byte `at`; None where that is not a cache line's beginning or reaches beyond the end.
+    pub(super) fn mapped(map: &Arc<Mmap>, at: usize, len: usize) -> Option<Section<T>> {
+        let end = len.checked_mul(size_of::<T>())?.checked_add(at)?;
+        (at.is_multiple_of(LINE) && end <= map.len()).then(|| Section {
+            bytes: Bytes::Mapped(map.clone(), at),
+            len,
+            plain: PhantomData,
+        })
+    }
+
+    /// To `len` numbers, further ones zero.
+    pub(super) fn grow(&mut self, len: usize) {
+        let wanted = len * size_of::<T>();
+        let room = if let Bytes::Owned(owned) = &self.bytes { owned.len() } else { 0 };
+        if wanted > room {
+            // A quarter more than asked for where it grew before; pages that are not touched cost nothing.
+            let size = if self.len == 0 { wanted } else { wanted + wanted / 4 };
+            let mut owned = anonymous(size);
+            let old = self.as_bytes();
+            owned[..old.len()].copy_from_slice(old);
+            self.bytes = Bytes::Owned(owned);
+        }
+        self.len = len;
+    }
+
+    /// To write; a mapped section is copied first.
+    pub(super) fn to_mut(&mut self) -> &mut [T] {
+        if let Bytes::Mapped(..) = self.bytes {
+            *self = Section::from_slice(self);
+        }
+        let Bytes::Owned(owned) = &mut self.bytes else { return &mut [] };
+        // SAFETY: it holds at least `len` numbers and begins on a page; any bits are numbers.
+        unsafe { std::slice::from_raw_parts_mut(owned.as_mut_ptr().cast(), self.len) }
+    }
+
+    /// As they are written to a file: little-endian on every processor this runs on.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        // SAFETY: plain numbers have no padding.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), size_of_val::<[T]>(self)) }
+    }
+}
+
+impl<T: Plain> Deref for Section<T> {
+    type Target = [T];
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        let start = match &self.bytes {
+            Bytes::None => return &[],
+            Bytes::Owned(owned) => owned.as_ptr(),
+            Bytes::Mapped(map, at) => map[*at..].as_ptr(),
+        };
+        // SAFETY: owned memory holds `len` numbers; a mapped range was checked when it was made, and maps begin on a page.
+        unsafe { std::slice::from_raw_parts(start.cast(), self.len) }
+    }
+}
+
+/// Zeros.
+///
+/// # Panics
+/// When there is no memory left.
+fn anonymous(bytes: usize) -> MmapMut {
+    let map = MmapMut::map_anon(bytes).unwrap_or_else(|error| panic!("{bytes} bytes of memory: {error}"));
+    #[cfg(target_os = "linux")]
+    map.advise(memmap2::Advice::HugePage).ok(); // a kernel without them is slower, no more
+    map
+}

@@ -16,9 +16,10 @@ demo: build
 
 test: test-rust test-python test-kernels
 
-# Optimised, and with overflow checks and debug assertions: without the first the float64 comparisons take minutes.
+# Optimised, and with overflow checks and debug assertions: without the first the float64 comparisons take minutes. The
+# example is the same tests once more, for test-neon.
 test-rust:
-	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test --quiet $(MANIFEST)
+	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test --quiet --lib --tests $(MANIFEST)
 
 # One thread each: the shapes are small, and two libraries' thread pools on two cores hinder each other. Tests of threads ask
 # for their own number.

@@ -3,7 +3,7 @@
     simtile.functional   the operations and losses on torch tensors      pip install "simtile[torch]"
     simtile.losses       the losses as torch modules                     pip install "simtile[torch]"
     simtile.targets      target weights that factorise, for new losses   pip install "simtile[torch]"
-    simtile.search       exact nearest neighbours, numpy or torch        numpy is enough
+    simtile.search       nearest neighbours, exact and by a graph        numpy is enough
     simtile.hubness      hubness: measured, corrected, exported          numpy is enough
     simtile.cur          an expensive scorer's favourites in few calls   numpy is enough
     simtile.distributed  the losses over several processes               pip install "simtile[torch]"

@@ -67,4 +67,4 @@ def test_other_engines_rank_as_the_reducer_does(
         ids = getattr(engines, engine)(vectors, asking, K, *([tmp_path] if on_disk else []))
     overlap = np.mean([len(np.intersect1d(a, b)) / K for a, b in zip(ids, own, strict=True)])
     assert overlap >= (0.98 if module == "hnswlib" else 0.999)  # hnswlib's graph is approximate
-    assert (ids[:, 0] == own[:, 0]).mean() >= 0.9
+    assert (ids[:, 0] == own[:, 0]).mean() >= (0.96 if module == "hnswlib" else 0.999)

@@ -83,7 +83,8 @@ def test_functionals_name_bad_input() -> None:
     x = torch.ones(4, 3)
     for call, kind, message in (
         (lambda: hub_stats(x, x, method="sinkhorn"), ValueError, "method: one of"),
-        (lambda: hub_stats(x, x[:, :2]), ValueError, "bank: 2 columns"),
+        (lambda: hub_stats(x, x[:, :2]), ValueError, "bank: the columns of the gallery, 2"),
+        (lambda: hub_stats(x, x.double()), ValueError, "bank: the dtype of the gallery"),
         (lambda: hub_stats(x, x, method="nnn", k=9), ValueError, "bank: at least 9 rows"),
         (lambda: hub_stats(x.int(), x), TypeError, "bank: a floating-point tensor"),
     ):

@@ -34,7 +34,7 @@ def test_the_graph_is_that_of_scikit_learn(metric: Any, mode: Any) -> None:
         a, b = ours.transform(samples), theirs.transform(samples)
         np.testing.assert_array_equal(a.indptr, b.indptr)
         np.testing.assert_array_equal(a.toarray() > 0, b.toarray() > 1e-6)
-        np.testing.assert_allclose(a.toarray(), b.toarray(), atol=1e-3 if metric == "cosine" else 1e-6)
+        np.testing.assert_allclose(a.toarray(), b.toarray(), atol=1e-6)
     np.testing.assert_array_equal(ours.kneighbors(n_neighbors=3)[1], theirs.kneighbors(n_neighbors=3)[1])
 
 

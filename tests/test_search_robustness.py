@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,3 +173,20 @@ def test_any_order_of_changes_leaves_what_a_dictionary_holds(tmp_path: Path, see
             scores, ids = index.search(np.stack([held[key] for key in keys]), 1, ef=60)
             assert (ids[:, 0] == keys).mean() >= 0.9
             assert not scores[ids[:, 0] == keys].any()
+
+
+@pytest.mark.parametrize("k", [10**13, sys.maxsize])
+def test_more_results_than_memory_raise_and_leave_the_process_alive(k: int) -> None:
+    vectors = np.eye(40, 8, dtype=np.float32)
+    exact, graph = ExactIndex(vectors), GraphIndex.build(vectors)
+    calls: list[Callable[[], object]] = [
+        lambda: exact.search(vectors, k),
+        lambda: exact.knn_graph(k),
+        lambda: graph.search(vectors, k),
+    ]
+    for call in calls:
+        with pytest.raises(MemoryError, match="k: no memory for 40 lists"):
+            call()
+    for index in (exact, graph):
+        with pytest.raises(ValueError, match="k: at most"):
+            index.search(vectors, sys.maxsize + 1)

@@ -44,7 +44,8 @@ def in_hnswlib(vectors: Vectors, asking: Vectors, k: int) -> Ids:
 
     stored, asked = lifted(vectors, asking)
     index = hnswlib.Index(space="l2", dim=stored.shape[1])
-    index.init_index(max_elements=len(stored), ef_construction=200, M=32)
+    # Wide: the lift sets some items apart, to which a narrow construction leaves hardly an edge.
+    index.init_index(max_elements=len(stored), ef_construction=800, M=32)
     index.add_items(stored, np.arange(len(stored)), num_threads=1)
     index.set_ef(max(400, 4 * k))
     return index.knn_query(asked, k=k, num_threads=1)[0].astype(np.int64)

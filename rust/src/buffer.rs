@@ -1,5 +1,21 @@
 //! Workspaces: zeroed, aligned to a cache line, shared between the threads of a team by pointer.
 
+use crate::error::ArgumentError;
+
+/// `rows` lists of `k` times `value`: as many results as a caller asks for, which may be more than there is memory.
+///
+/// # Errors
+/// [`ArgumentError::Memory`], where a vector would end the process.
+pub fn results<T: Clone>(rows: usize, k: usize, value: T) -> Result<Vec<T>, ArgumentError> {
+    let mut out = Vec::new();
+    let held = rows.checked_mul(k).is_some_and(|len| out.try_reserve_exact(len).is_ok());
+    if !held {
+        return Err(ArgumentError::Memory { name: "k", rows, got: k });
+    }
+    out.resize(rows * k, value);
+    Ok(out)
+}
+
 /// A cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]

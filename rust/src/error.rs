@@ -48,6 +48,16 @@ pub enum ArgumentError {
         /// What came.
         got: String,
     },
+    /// Results that cannot be held.
+    #[error("{name}: no memory for {rows} lists of {got} results")]
+    Memory {
+        /// The argument.
+        name: &'static str,
+        /// Lists.
+        rows: usize,
+        /// The length asked for.
+        got: usize,
+    },
     /// Anything else; says which argument.
     #[error("{0}")]
     Value(String),

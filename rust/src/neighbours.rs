@@ -7,7 +7,8 @@
 //! Vectors are cut into sides of a few thousand. A round of the tournament pairs each side with one other, so that no two threads
 //! meet at a vector; candidates come in another order than in [`crate::search`], their result is the same.
 
-use crate::buffer::{Buffer, Shared};
+use crate::buffer::{Buffer, Shared, results};
+use crate::error::ArgumentError;
 use crate::exact::Metric;
 use crate::passed::Passed;
 use crate::quant::MAX_HEAVY;
@@ -33,10 +34,13 @@ const LEAST_ERROR: f32 = 1e-30;
 impl ExactStore {
     /// For each vector the `k` best of all others, equal scores by the smaller id. Item scales and biases make scores one-sided:
     /// those stores are searched for their own vectors.
-    pub fn neighbours(&self, k: usize, threads: usize, isa: Isa) -> Found {
+    ///
+    /// # Errors
+    /// More results than memory.
+    pub fn neighbours(&self, k: usize, threads: usize, isa: Isa) -> Result<Found, ArgumentError> {
         let n = self.n;
-        let mut scores = vec![f64::NEG_INFINITY; n * k];
-        let mut ids = vec![-1i64; n * k];
+        let mut scores = results(n, k, f64::NEG_INFINITY)?;
+        let mut ids = results(n, k, -1i64)?;
         let most = k.min(n.saturating_sub(1));
         let mut computed = 0;
         if most > 0 {
@@ -50,7 +54,7 @@ impl ExactStore {
         if self.metric == Metric::SquaredL2 {
             scores.iter_mut().for_each(|s| *s = 0.0 - *s);
         }
-        Found { scores, ids, computed }
+        Ok(Found { scores, ids, computed })
     }
 }
 
@@ -415,7 +419,7 @@ mod tests {
                     for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
                         let store = make(isa).unwrap();
                         for threads in [1, 3] {
-                            let found = store.neighbours(k, threads, isa);
+                            let found = store.neighbours(k, threads, isa).unwrap();
                             let at = format!("{n} x {d}, {metric:?}, codes {codes}, {isa:?}, {threads} threads");
                             assert_eq!(found.ids, ids, "{at}");
                             assert_eq!(found.scores, scores, "{at}");
@@ -433,7 +437,7 @@ mod tests {
         let bias: Vec<f32> = (0..n).map(|j| j as f32).collect();
         let store = ExactStore::new(Matrix::new(&data, n, d), Metric::Cosine, None, Some(&bias), false, 1, Isa::best())
             .unwrap();
-        let found = store.neighbours(k, 2, Isa::best());
+        let found = store.neighbours(k, 2, Isa::best()).unwrap();
         let last = |i: usize| if i == n - 1 { n - 2 } else { n - 1 } as i64;
         assert!((0..n).all(|i| found.ids[i * k] == last(i)));
     }

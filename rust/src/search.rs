@@ -3,7 +3,7 @@
 //! A first pass in f32, or over 8-bit codes, leaves the columns that its proved error ([`crate::quant`]) cannot exclude; these are
 //! scored by [`crate::exact`]. Which pass is taken, the blocks, threads and instruction set make no difference to the result.
 
-use crate::buffer::{Buffer, Shared};
+use crate::buffer::{Buffer, Shared, results};
 use crate::error::{ArgumentError, length};
 use crate::exact::{Metric, dot, inverse_norm};
 use crate::pairs::check_csr;
@@ -36,7 +36,7 @@ impl ExactStore {
     /// The k best of each query. `filter` holds a byte a row, 0 for those to leave out; `csr` lists rows to leave out per query, sorted.
     ///
     /// # Errors
-    /// A filter or lists that do not fit; queries that are not finite.
+    /// A filter or lists that do not fit; queries that are not finite; more results than memory.
     ///
     /// # Panics
     /// When the queries have another number of columns.
@@ -60,8 +60,8 @@ impl ExactStore {
         if !queries.finite() {
             return Err(ArgumentError::Value("queries: wanted finite values".into()));
         }
-        let mut scores = vec![f64::NEG_INFINITY; m * k];
-        let mut ids = vec![-1i64; m * k];
+        let mut scores = results(m, k, f64::NEG_INFINITY)?;
+        let mut ids = results(m, k, -1i64)?;
         let mut computed = 0;
         if m > 0 && n > 0 && k > 0 {
             let left_out = LeftOut { filter, csr, diagonal: false };

@@ -3,7 +3,7 @@
 //! Rows here are the vectors that statistics are wanted of; the bank passes by in strips. The variance is merged strip by strip: Chan,
 //! Golub & LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances" (1979).
 
-use crate::buffer::{Buffer, Shared};
+use crate::buffer::{Buffer, Shared, results};
 use crate::error::ArgumentError;
 use crate::logsum::LogSum;
 use crate::pairs::{PairArgs, Pairs};
@@ -162,7 +162,7 @@ impl<E: Elem> Kernel for Unit<'_, E> {
 /// Statistics of `<bank_i, y_j>` over i, for every row j of y; `k` scores are kept. The same bits for any number of threads.
 ///
 /// # Errors
-/// Values that are not finite, more than 2^32 rows in the bank.
+/// Values that are not finite, more than 2^32 rows in the bank, more results than memory.
 ///
 /// # Panics
 /// When bank and y differ in their number of columns.
@@ -188,7 +188,8 @@ pub fn pair_stats<E: Elem>(
     let width = PACKED_COLUMNS.min(n);
     let mut packed = Buffer::new(width.next_multiple_of(nr) * words);
     let packed = packed.shared();
-    let mut moments: Vec<Moments> = (0..rows).map(|_| Moments::new(betas.len(), k)).collect();
+    let top = results(k, rows, f32::NEG_INFINITY)?;
+    let mut moments: Vec<Moments> = (0..rows).map(|_| Moments::new(betas.len(), k.min(n))).collect();
     let shared = Shared::of(&mut moments);
     team::run(threads, |team| {
         let (mut panels, mut strip) = (Buffer::new(ROWS * words), Buffer::new(16 * STRIDE));
@@ -222,7 +223,7 @@ pub fn pair_stats<E: Elem>(
         lse: Vec::with_capacity(betas.len() * rows),
         mean: moments.iter().map(|m| m.mean).collect(),
         var: moments.iter().map(|m| m.about / m.count.max(1.0)).collect(),
-        top: vec![f32::NEG_INFINITY; k * rows],
+        top,
     };
     for b in 0..betas.len() {
         out.lse.extend(moments.iter().map(|m| m.sums[b].ln()));

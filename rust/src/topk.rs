@@ -1,6 +1,6 @@
 //! The k largest `y_scale_j · <x_i, y_j> + y_bias_j` of each row, without the matrix of scores.
 
-use crate::buffer::{Buffer, Shared};
+use crate::buffer::{Buffer, Shared, results};
 use crate::error::{ArgumentError, length};
 use crate::pairs::check_csr;
 use crate::scan::{BLOCK, Columns, LeftOut, PANEL, Product, Query, Scan};
@@ -94,8 +94,11 @@ pub struct TopK {
 
 impl TopK {
     /// Nothing found yet.
-    pub fn empty(rows: usize, k: usize) -> TopK {
-        TopK { scores: vec![f32::NEG_INFINITY; rows * k], ids: vec![-1; rows * k] }
+    ///
+    /// # Errors
+    /// More results than memory.
+    pub fn empty(rows: usize, k: usize) -> Result<TopK, ArgumentError> {
+        Ok(TopK { scores: results(rows, k, f32::NEG_INFINITY)?, ids: results(rows, k, -1)? })
     }
 }
 
@@ -135,7 +138,7 @@ pub fn pair_topk<E: Product>(
     if !(x.finite() && y.finite()) {
         return Err(ArgumentError::Value("x, y: wanted finite values".into()));
     }
-    let mut out = TopK::empty(m, k);
+    let mut out = TopK::empty(m, k)?;
     if m == 0 || n == 0 || k == 0 {
         return Ok(out);
     }
@@ -148,8 +151,8 @@ pub fn pair_topk<E: Product>(
     let parts = column_parts(together.div_ceil(ROWS), at_once.min(n), threads);
     let queries = vec![Query::PLAIN; ROWS];
     let (scores, ids) = (Shared::of(&mut out.scores), Shared::of(&mut out.ids));
-    let mut selectors: Vec<Selector> = Vec::new();
-    selectors.resize_with(parts * together, || Selector::new(k));
+    let (most, mut selectors) = (k.min(n), Vec::<Selector>::new());
+    selectors.resize_with(parts * together, || Selector::new(most));
     let selectors = Shared::of(&mut selectors);
     team::run(threads, |team| {
         let mut workspace = Buffer::new((ROWS.min(m) + 16) * words);
@@ -205,7 +208,7 @@ pub fn pair_topk<E: Product>(
                     for p in 0..parts {
                         // SAFETY: as above.
                         let selector =
-                            unsafe { std::mem::replace(&mut *selectors.at(p * together + r), Selector::new(k)) };
+                            unsafe { std::mem::replace(&mut *selectors.at(p * together + r), Selector::new(most)) };
                         all.extend(selector.into_sorted());
                     }
                     all.sort_by(|a, b| b.lower.total_cmp(&a.lower).then(a.id.cmp(&b.id)));

@@ -18,10 +18,9 @@ except ModuleNotFoundError as error:
 
 import numpy as np
 
-from simtile.functional import TopK, pair_topk
+from simtile.functional import TopK, pair_stats, pair_topk
 from simtile.hubness._checks import settings_of
 from simtile.hubness._methods import DUAL, GATED, SOFT, TOP, Method, correction
-from simtile.hubness._summary import block_stats
 from simtile.hubness.reducer import HubnessReducer
 from simtile.kernels.reference import Stats
 
@@ -38,7 +37,7 @@ def hub_stats(
     Parameters
     ----------
     bank : Tensor (B, D)      other queries
-    gallery : Tensor (N, D)      of the device of the bank; both are taken as they are: normalise them for cosines
+    gallery : Tensor (N, D)      of the dtype and device of the bank; both are taken as they are: normalise for cosines
     method : str      inverted_softmax, csls, nnn, distribution_normalization; for unit vectors local_scaling, nicdm
     **parameters      beta, k, alpha as in :class:`simtile.hubness.HubnessReducer`
 
@@ -52,7 +51,7 @@ def hub_stats(
 
     Notes
     -----
-    CPU tensors go through the Rust engine, those of a GPU through the Triton kernel; memory O(N (k + 1)).
+    :func:`simtile.functional.pair_stats` on the tensors' device; memory O(N (k + 1)).
     """
     if method not in AFFINE:
         raise ValueError(f"method: one of {', '.join(sorted(AFFINE))}, got {method!r}")
@@ -60,8 +59,13 @@ def hub_stats(
     for name, x in (("bank", bank), ("gallery", gallery)):
         if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point():
             raise TypeError(f"{name}: a floating-point tensor (rows, D), got {type(x).__name__}")
-    if bank.shape[1] != gallery.shape[1] or bank.device != gallery.device:
-        raise ValueError(f"bank: {gallery.shape[1]} columns on {gallery.device}, got {bank.shape[1]} on {bank.device}")
+    for what, wanted, got in (
+        ("columns", gallery.shape[1], bank.shape[1]),
+        ("dtype", gallery.dtype, bank.dtype),
+        ("device", gallery.device, bank.device),
+    ):
+        if wanted != got:
+            raise ValueError(f"bank: the {what} of the gallery, {wanted}, got {got}")
     if len(bank) < settings.least_bank:
         raise ValueError(f"bank: at least {settings.least_bank} rows, got {len(bank)}")
     betas = (settings.beta,) if method in SOFT else ()
@@ -71,14 +75,9 @@ def hub_stats(
 
 
 def _stats(bank: Tensor, gallery: Tensor, betas: tuple[float, ...], depth: int) -> Stats:
-    if bank.device.type == "cpu":
-        left, right = (x.float().contiguous().numpy() for x in (bank, gallery))
-        return block_stats(left, right, betas, depth, ("ip", "float32", torch.get_num_threads()))
-    from simtile.kernels.pair_stats import pair_stats_fwd
-
-    found = pair_stats_fwd(bank, gallery, betas=betas, k=depth)
-    lse, mean, var, top = (x.double().cpu().numpy() for x in found)
-    return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top)
+    found = pair_stats(bank, gallery, betas=betas, ks=(depth,) if depth else ())
+    parts = (x.double().cpu().numpy() for x in (found.lse, found.mean, found.var, found.top))
+    return Stats(betas, found.ks, len(bank), *parts)
 
 
 @torch.no_grad()

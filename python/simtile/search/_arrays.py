@@ -17,6 +17,8 @@ def as_count(name: str, value: Any) -> int:
         raise TypeError(f"{name}: an integer, got {type(value).__name__}")
     if value < 0:
         raise ValueError(f"{name}: at least 0, got {value}")
+    if value > sys.maxsize:
+        raise ValueError(f"{name}: at most {sys.maxsize}, got {value}")
     return int(value)
 
 

@@ -230,8 +230,8 @@ class ExactIndex:
 
         Notes
         -----
-        Some 12 (k + 48) bytes an item for candidates, besides the result. With item_scale or item_bias a score depends
-        on which of the two is the item, and all items are searched for.
+        Some 12 (k + max(k, 48)) bytes an item for candidates, besides the result. With item_scale or item_bias a score
+        depends on which of the two is the item, and all items are searched for.
         """
         scores, ids, _ = self._store.neighbours(as_count("k", k), num_threads=thread_count(num_threads))
         return self._kind(scores), self._kind(ids)

@@ -4,7 +4,7 @@ use super::Graph;
 use super::codes::Query;
 use super::filter::Passing;
 use super::walk::{LANES, Lane};
-use crate::buffer::Shared;
+use crate::buffer::{Shared, results};
 use crate::error::ArgumentError;
 use crate::exact::{Metric, dot, inverse_norm};
 use crate::simd::Isa;
@@ -47,7 +47,7 @@ impl Graph {
     /// The best items of each query.
     ///
     /// # Errors
-    /// Queries that are not finite, or have another number of columns.
+    /// Queries that are not finite, or have another number of columns; more results than memory.
     pub fn search(
         &self,
         queries: Matrix<f32>,
@@ -63,8 +63,8 @@ impl Graph {
             return Err(ArgumentError::Value("queries: wanted finite values".into()));
         }
         let (m, k) = (queries.rows, wanted.k);
-        let mut scores = vec![f32::NEG_INFINITY; m * k];
-        let mut ids = vec![-1i64; m * k];
+        let mut scores = results(m, k, f32::NEG_INFINITY)?;
+        let mut ids = results(m, k, -1i64)?;
         let (to_scores, to_ids) = (Shared::of(&mut scores), Shared::of(&mut ids));
         let units = if k == 0 { 0 } else { m.div_ceil(LANES) };
         let breadth = wanted.ef.max(k).min(self.live);

@@ -6,7 +6,7 @@ use crate::pairs::{Diagonal, IdsMode, PairArgs};
 use crate::simd::Isa;
 use crate::tile::{Bf16, Elem, Matrix};
 use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,10 @@ const WORKSPACE: usize = 64 << 20;
 
 impl From<ArgumentError> for PyErr {
     fn from(error: ArgumentError) -> PyErr {
-        PyValueError::new_err(error.to_string())
+        match error {
+            ArgumentError::Memory { .. } => PyMemoryError::new_err(error.to_string()),
+            _ => PyValueError::new_err(error.to_string()),
+        }
     }
 }
 

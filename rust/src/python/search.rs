@@ -234,7 +234,7 @@ impl ExactStore {
         isa: Option<&str>,
     ) -> PyResult<SearchResult<'py>> {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
-        let found = run(py, || Ok(self.store.neighbours(k, threads, isa)))?;
+        let found = run(py, || self.store.neighbours(k, threads, isa))?;
         let shape = [self.store.rows(), k];
         Ok((
             as_f32(&found.scores).into_pyarray(py).reshape(shape)?,

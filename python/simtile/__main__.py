@@ -21,6 +21,7 @@ _COMMANDS = {
         "simtile.trainers",
         "train a small contrastive model (clip, simclr, sentence), measure it, and report",
     ),
+    "recipe": ("simtile.recipes", "run one of the papers' recipes on small real data, beside what it should beat"),
     "bench": ("simtile.bench", "measure this machine beside other libraries (from a checkout of the repository)"),
     "hubness-report": ("simtile.hubness.report", "what a hubness correction does to a gallery: table, plots, page"),
     "tune": ("simtile.tune", "race the GPU kernels' launches on this machine's card and keep the fastest"),

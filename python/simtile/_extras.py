@@ -19,6 +19,7 @@ _EXTRA = {
     "safetensors": "demo",
     "scipy": "sklearn",
     "tokenizers": "demo",
+    "tomli": "train",
     "tqdm": "demo",
 }
 

@@ -153,8 +153,13 @@ class SimCLR(nn.Module):
         found: Tensor = self.encoder(images)
         return found
 
-    def forward(self, view_a: Tensor, view_b: Tensor) -> Tensor:
+    def projections(self, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor]:
+        """What the loss sees of both views, (n, 64) each."""
         a, b = self.projection(self.encoder(torch.cat([view_a, view_b]))).chunk(2)
+        return a, b
+
+    def forward(self, view_a: Tensor, view_b: Tensor) -> Tensor:
+        a, b = self.projections(view_a, view_b)
         if self.dense:
             return dense.nt_xent(a, b, TEMPERATURE)
         return nt_xent(a, b, temperature=TEMPERATURE, process_group=self.group)

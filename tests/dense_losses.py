@@ -204,3 +204,25 @@ def focal_info_nce(q, k, hard=None, *, gamma=0.5, mixing=None, temperature=0.01,
         others.append(torch.einsum("md,msd->ms", q, mixed) / temperature)
     nll = log_ratio((q * k[: len(q)]).sum(1) / temperature, torch.cat(others, 1))
     return reduced((1 - (-nll).exp()) ** gamma * nll, weight, reduction)
+
+
+def sinkhorn_assignment(s: Tensor, epsilon: float, rounds: int) -> Tensor:
+    """Rows of exp(s / epsilon) after so many rounds: columns to equal sums, then rows to 1; SwAV's public code."""
+    q = torch.exp(s / epsilon)
+    for _ in range(rounds):
+        q = q / q.sum(0) * (q.shape[0] / q.shape[1])
+        q = q / q.sum(1, keepdim=True)
+    return q
+
+
+def swav(*views, assigning=2, queues=None, temperature=0.1, epsilon=0.05, iterations=3, weight=None, reduction="mean"):
+    """SwAV, arXiv:2006.09882, as in its public code; the prototypes are the last of ``views``."""
+    *views, c = rows_of(*views)
+    loss = 0.0
+    for a in range(assigning):
+        with torch.no_grad():
+            bank = views[a] if queues is None else torch.cat([queues[a].to(c.dtype), views[a]])
+            q = sinkhorn_assignment(bank @ c.T, epsilon, iterations)[-len(views[a]) :]
+        for b in set(range(len(views))) - {a}:
+            loss = loss - (q * torch.log_softmax(views[b] @ c.T / temperature, 1)).sum(1)
+    return reduced(loss / (assigning * (len(views) - 1)), weight, reduction)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from accuracy import assert_as_accurate
 from plain_torch import gradients
@@ -60,3 +61,16 @@ def assert_gradcheck(mine: Callable[..., Tensor], inputs: Sequence[Tensor], temp
 def drawn(rng: np.random.Generator, *shapes: tuple[int, ...]) -> list[Tensor]:
     """Normal float64 tensors."""
     return [torch.from_numpy(rng.normal(size=shape)) for shape in shapes]
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most elements of any tensor that torch makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for part in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(part, Tensor):
+                self.elements = max(self.elements, part.untyped_storage().nbytes() // max(part.itemsize, 1))
+        return out

@@ -11,7 +11,7 @@ import torch
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
     "cached_loss", "cmim", "contrastive_gap", "cwcl", "dcl", "distillation_loss", "filtered_info_nce", "focal_info_nce",
-    "hcl", "info_nce", "margin_info_nce", "momentum_queue", "nt_xent", "sigmoid_loss", "sup_con", "targets",
+    "hcl", "info_nce", "margin_info_nce", "momentum_queue", "nt_xent", "sigmoid_loss", "sup_con", "swav", "targets",
 )  # fmt: skip
 B, K, D, E = 12, 4, 8, 5
 
@@ -27,7 +27,7 @@ def names() -> dict[str, object]:
         **{name: torch.randn(B, D).requires_grad_() for name in learnt},
         **{name: torch.randn(B, D) for name in frozen},
         **{name: torch.nn.Linear(D, 256) for name in ("encoder", "key_encoder", "image_tower", "text_tower")},
-        "torch": torch, "B": B, "K": K, "hard": torch.randn(B, K, D), "labels": torch.arange(B) // 3,
+        "torch": torch, "B": B, "K": K, "D": D, "hard": torch.randn(B, K, D), "labels": torch.arange(B) // 3,
         "cluster_of_item": torch.arange(B) // 3, "bank": torch.randn(20, D), "bank_labels": torch.arange(20) // 4,
         "documents": torch.randn(20, D), "indptr": torch.arange(B + 1), "indices": torch.arange(B),
         "batches": [torch.randn(B, D)] * 2, "augment": lambda images: images + 0.1,

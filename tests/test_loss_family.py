@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from loss_checks import LargestTensor
 from plain_torch import gradients
 from simtile import functional as f, losses
 
@@ -113,26 +113,13 @@ def test_batches_of_hardly_any_rows_have_finite_losses_and_gradients(name, rows)
         assert all(torch.isfinite(part.grad).all() for part in inputs if part.grad is not None)
 
 
-class _Largest(TorchDispatchMode):
-    """The most elements of any tensor that torch makes."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for part in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(part, Tensor):
-                self.elements = max(self.elements, part.untyped_storage().nbytes() // max(part.itemsize, 1))
-        return out
-
-
 @pytest.mark.parametrize("name", FAMILY)
 def test_no_matrix_of_all_pairs_is_made_forward_or_backward(name):
     """2,048 pairs of width 8: 4M scores, against 64 numbers a row, or for a teacher its chunk of 5 MB."""
     _, function, _ = FAMILY[name]
     B = 2048
     inputs = pair(B, 8, torch.float32)
-    with _Largest() as largest:
+    with LargestTensor() as largest:
         function(*inputs).backward()
     allowed = 64 * B if name != "Distillation" else 1_400_000
     assert 0 < largest.elements <= allowed

@@ -157,13 +157,17 @@ def teacher(
     out of the softmax, as a self-similarity needs.
     """
     _check(x, y, p, q)
-    dtype = loss_dtype(x)
-    p, q, wide = p.detach().to(dtype), q.detach().to(dtype), y.to(dtype)
-    attention = _traced_attention if traced(x) else _attention
-    with torch.autocast(x.device.type, enabled=False):
-        mixed = attention(wide, p * teacher_scale, q, skip_diagonal)
-    score = row_dot(x, mixed) * scale
+    score = row_dot(x, attended(y, p, q, teacher_scale=teacher_scale, skip_diagonal=skip_diagonal)) * scale
     return Target(score, torch.ones_like(score))
+
+
+def attended(y: Tensor, p: Tensor, q: Tensor, *, teacher_scale: float = 1.0, skip_diagonal: bool = False) -> Tensor:
+    """(M, D) the rows of y (N, D) averaged by a teacher's softmax: what :func:`teacher` multiplies with x."""
+    dtype = loss_dtype(y)
+    p, q, wide = p.detach().to(dtype), q.detach().to(dtype), y.to(dtype)
+    attention = _traced_attention if traced(y) else _attention
+    with torch.autocast(y.device.type, enabled=False):
+        return attention(wide, p * teacher_scale, q, skip_diagonal)
 
 
 def _attention(value: Tensor, p: Tensor, q: Tensor, skip_diagonal: bool) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtile import _core
+from simtile._sinkhorn import column_potential
 from simtile.kernels.reference import Stats, TopK, merge_stats, merge_topk
 from simtile.search import ExactIndex
 
@@ -198,20 +199,19 @@ def potentials(bank: Sequence[Rows], gallery: Rows, tau: float, iterations: int,
     """(N,) Sinkhorn's log potentials of the items after so many rounds, two passes each; see the reference."""
     parts = [np.ascontiguousarray(prepare(part, how.metric)) for part in blocks(bank)]
     items = np.ascontiguousarray(prepare(gallery, how.metric))
-    u = [np.zeros(len(part), np.float32) for part in parts]
-    v = np.zeros(len(items))
-    for round_ in range(iterations):
+
+    def to_columns(u: list[NDArray[np.float32]]) -> NDArray[np.float64]:
         columns = [
             _core.pair_lse(
                 part, items, 1 / tau, x_bias=bias, want_row=False, want_column=True, num_threads=how.num_threads
             )[1]
             for part, bias in zip(parts, u, strict=True)
         ]
-        v = -functools.reduce(np.logaddexp, [np.asarray(c, np.float64) for c in columns])
-        if round_ + 1 == iterations:
-            break  # the bank's own potentials would serve the next round only
-        for i, part in enumerate(parts):
-            row = _core.pair_lse(part, items, 1 / tau, y_bias=v.astype(np.float32), num_threads=how.num_threads)[0]
-            assert row is not None
-            u[i] = -row
-    return v
+        return -functools.reduce(np.logaddexp, [np.asarray(c, np.float64) for c in columns])
+
+    def to_rows(v: NDArray[np.float64]) -> list[NDArray[np.float32]]:
+        bias = v.astype(np.float32)
+        rows = [_core.pair_lse(part, items, 1 / tau, y_bias=bias, num_threads=how.num_threads)[0] for part in parts]
+        return [-row for row in rows if row is not None]
+
+    return column_potential(to_columns, to_rows, [np.zeros(len(part), np.float32) for part in parts], iterations)

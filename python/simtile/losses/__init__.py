@@ -25,6 +25,7 @@ from simtile.losses._relatives import (
     MarginInfoNCELoss,
 )
 from simtile.losses._sigmoid import SigLIPLoss
+from simtile.losses._swav import SwAVLoss
 from simtile.losses._views import DCLLoss, HCLLoss
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "NTXentLoss",
     "SigLIPLoss",
     "SupConLoss",
+    "SwAVLoss",
     "encode_in_chunks",
     "momentum_update",
 ]

@@ -44,6 +44,11 @@ class MomentumQueue(nn.Module):
         self.register_buffer("rows", torch.zeros(size, width, dtype=dtype, device=device))
         self.place, self.filled = 0, 0
 
+    @property
+    def full(self) -> bool:
+        """Whether the next push lets old keys out."""
+        return self.filled == self.rows.shape[0]
+
     def keys(self) -> Tensor:
         """(filled, width) the keys pushed so far, at most ``size``; their order means nothing.
 

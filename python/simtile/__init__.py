@@ -6,6 +6,7 @@
     simtile.search       nearest neighbours, exact and by a graph        numpy is enough
     simtile.hubness      hubness: measured, corrected, exported          numpy is enough
     simtile.cur          an expensive scorer's favourites in few calls   numpy is enough
+    simtile.evaluation   small evaluations of embedding spaces           see its modules
     simtile.distributed  the losses over several processes               pip install "simtile[torch]"
     simtile.explain      which plan a job takes, why, and its memory     pip install "simtile[torch]"
     simtile.patch        let open_clip, lightly, ... use these losses    see simtile.integrations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 from simtile._extras import missing_extra
 
 if TYPE_CHECKING:
-    from simtile import cur, distributed, functional, hubness, integrations, losses, search, targets
+    from simtile import cur, distributed, evaluation, functional, hubness, integrations, losses, search, targets
     from simtile.functional import explain
     from simtile.integrations import patch, unpatch
 
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "cur",
     "distributed",
+    "evaluation",
     "explain",
     "functional",
     "hubness",
@@ -41,7 +43,9 @@ __all__ = [
     "unpatch",
 ]
 
-_SUBMODULES = frozenset({"cur", "distributed", "functional", "hubness", "integrations", "losses", "search", "targets"})
+_SUBMODULES = frozenset(
+    {"cur", "distributed", "evaluation", "functional", "hubness", "integrations", "losses", "search", "targets"}
+)
 _MODULE_OF = {"explain": "simtile.functional", "patch": "simtile.integrations", "unpatch": "simtile.integrations"}
 
 

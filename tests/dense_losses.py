@@ -180,15 +180,21 @@ def margin_info_nce(
 
 
 def distillation_loss(
-    q, k, p, r, *, temperature=0.07, teacher_temperature=0.07, symmetric=True, weight=None, reduction="mean"
+    q, k, p, r, *, temperature=0.07, teacher_temperature=0.07, sinkhorn_iterations=0, symmetric=True, weight=None,
+    reduction="mean",
 ):  # fmt: skip
-    """CLIP-KD, arXiv:2307.12732, as a cross-entropy."""
+    """CLIP-KD, arXiv:2307.12732, as a cross-entropy; with a balanced teacher one term of SwALIP, arXiv:2305.08675."""
     q, k = rows_of(q, k)
     p, r = rows_of(p.to(q.dtype), r.to(q.dtype))
-    s, t = q @ k.T / temperature, p @ r.T / teacher_temperature
-    loss = -(torch.softmax(t, 1) * torch.log_softmax(s, 1)).sum(1)
+
+    def cross_entropy(s, t):
+        plain = torch.softmax(t / teacher_temperature, 1)
+        w = sinkhorn_assignment(t, teacher_temperature, sinkhorn_iterations) if sinkhorn_iterations else plain
+        return -(w * torch.log_softmax(s, 1)).sum(1)
+
+    loss = cross_entropy(q @ k.T / temperature, p @ r.T)
     if symmetric:
-        loss = (loss - (torch.softmax(t, 0) * torch.log_softmax(s, 0)).sum(0)) / 2
+        loss = (loss + cross_entropy(k @ q.T / temperature, r @ p.T)) / 2
     return reduced(loss, weight, reduction)
 
 
@@ -226,3 +232,28 @@ def swav(*views, assigning=2, queues=None, temperature=0.1, epsilon=0.05, iterat
         for b in set(range(len(views))) - {a}:
             loss = loss - (q * torch.log_softmax(views[b] @ c.T / temperature, 1)).sum(1)
     return reduced(loss / (assigning * (len(views) - 1)), weight, reduction)
+
+
+def clip_rocket(query, key, *crops, temperature=0.07, crop_temperature=0.1, label_smoothing=0.1):
+    """arXiv:2305.08675, as in its public code; ``crops`` first those of the query, then as many of the key."""
+
+    def clip(x, y, temperature, smoothing):
+        x, y = rows_of(x, y)
+        s, own = x @ y.T / temperature, torch.arange(len(x))
+        entropy = torch.nn.functional.cross_entropy
+        return (entropy(s, own, label_smoothing=smoothing) + entropy(s.T, own, label_smoothing=smoothing)) / 2
+
+    n = len(crops) // 2
+    loss = clip(query, key, temperature, 0.0)
+    if n:
+        pairs = [clip(a, b, crop_temperature, label_smoothing) for a in crops[:n] for b in crops[n:]]
+        loss = (loss + n * sum(pairs) / n**2) / (1 + n)
+    return loss
+
+
+def barlow_twins(a: Tensor, b: Tensor, *, redundancy=5e-3) -> Tensor:
+    """arXiv:2103.03230, as in its public code: batch normalisation without weights, then the correlations."""
+    a, b = (torch.nn.functional.batch_norm(part, None, None, training=True) for part in (a, b))
+    c = a.T @ b / len(a)
+    off = c - torch.diag(c.diagonal())
+    return (c.diagonal() - 1).square().sum() + redundancy * off.square().sum()

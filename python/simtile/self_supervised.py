@@ -12,6 +12,15 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
+from simtile._losses.crops import barlow_twins, multi_crop_info_nce, siamese_loss, swalip
 from simtile._losses.swav import Potentials, sinkhorn, swav
 
-__all__ = ["Potentials", "sinkhorn", "swav"]
+__all__ = [
+    "Potentials",
+    "barlow_twins",
+    "multi_crop_info_nce",
+    "siamese_loss",
+    "sinkhorn",
+    "swalip",
+    "swav",
+]

@@ -30,6 +30,11 @@ class Batch(NamedTuple):
         """The plan of terms that cannot make gradients in the forward pass, as "chunked" asks of those that can."""
         return "recompute" if self.plan == "chunked" else self.plan
 
+    @property
+    def sinkhorn_plan(self) -> str:
+        """The plan of an assignment, which has no gradient that scores could be kept for."""
+        return self.plan if self.plan in ("auto", "dense") else "recompute"
+
     def lse(
         self, x: Tensor, y: Tensor, pairs: Pairs, *, scale: Scale | None = None, column: bool = False,
         positive: bool = False,

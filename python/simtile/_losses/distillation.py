@@ -9,6 +9,7 @@ from torch import Tensor
 
 from simtile import targets
 from simtile._losses.batch import Batch, checked_batch
+from simtile._losses.swav import balanced_features
 from simtile._normalize import unit
 from simtile._pairs import Pairs, Scale, check_like, check_matrix, loss_dtype
 from simtile._plan import choose
@@ -25,6 +26,7 @@ def distillation_loss(
     *,
     temperature: Scale = 0.07,
     teacher_temperature: float | None = None,
+    sinkhorn_iterations: int = 0,
     symmetric: bool = True,
     normalize: bool = True,
     weight: Tensor | None = None,
@@ -42,6 +44,8 @@ def distillation_loss(
     teacher_query, teacher_key : Tensor (M, E), (N, E)      the teacher's features of the same items, constants
     temperature : float or one-element Tensor      the student's
     teacher_temperature : float      default that of the student, which must then be a number
+    sinkhorn_iterations : int      this many first balance the teacher's weights, so that each key gets the same share,
+        as in SwAV (:func:`simtile.self_supervised.sinkhorn`); 0: its plain softmax
     symmetric : bool      the mean of both directions; needs N = M
     normalize : bool      divide all rows, the teacher's too, by their length
     weight, reduction, plan      as in :func:`info_nce`
@@ -75,27 +79,42 @@ def distillation_loss(
     if teacher_temperature is not None and not teacher_temperature > 0:
         raise ValueError(f"teacher_temperature: above 0, got {teacher_temperature}")
     sharp = 1.0 / float(temperature if teacher_temperature is None else teacher_temperature)
+    if sinkhorn_iterations < 0:
+        raise ValueError(f"sinkhorn_iterations: at least 0, got {sinkhorn_iterations}")
     query, key = batch.query, batch.key
+    teachers = teacher_query.detach(), teacher_key.detach()
     if normalize:
-        teacher_query, teacher_key = unit(teacher_query.detach()), unit(teacher_key.detach())
+        teachers = unit(teachers[0]), unit(teachers[1])
+    there = _weights(teachers[0], teachers[1], sharp, sinkhorn_iterations, batch)
+    back = _weights(teachers[1], teachers[0], sharp, sinkhorn_iterations, batch) if symmetric else None
     if choose(query, key, batch.scale, one_sided=False, plan=batch.tiles_plan) == "dense":
         with torch.autocast(query.device.type, enabled=False):
-            return batch.reduced(_stored(batch, teacher_query, teacher_key, sharp, symmetric))
-    target = targets.teacher(query, key, teacher_query, teacher_key, teacher_scale=sharp, scale=batch.scale).score
-    if not symmetric:
+            return batch.reduced(_stored(batch, there, back, balanced=sinkhorn_iterations > 0))
+    target = targets.teacher(query, key, *there, scale=batch.scale).score
+    if back is None:
         return batch.nll(query, key, Pairs(), target, link="lse")
-    back = targets.teacher(key, query, teacher_key, teacher_query, teacher_scale=sharp, scale=batch.scale).score
+    other = targets.teacher(key, query, *back, scale=batch.scale).score
     row, column, _ = batch.lse(query, key, Pairs(), column=True)
     assert column is not None
-    return batch.reduced((row - target + column - back) / 2)
+    return batch.reduced((row - target + column - other) / 2)
 
 
-def _stored(batch: Batch, teacher_query: Tensor, teacher_key: Tensor, sharp: float, symmetric: bool) -> Tensor:
-    """(M,) losses from stored scores: one product of the student and one of the teacher serve both directions."""
+def _weights(p: Tensor, q: Tensor, sharp: float, iterations: int, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(M, E'), (N, E') whose inner products have the teacher's weights as their softmax."""
+    if iterations:
+        return balanced_features(p, q, 1.0 / sharp, iterations, plan=batch.sinkhorn_plan)
+    return p.to(loss_dtype(p)) * sharp, q.to(loss_dtype(q))
+
+
+def _stored(
+    batch: Batch, there: tuple[Tensor, Tensor], back: tuple[Tensor, Tensor] | None, *, balanced: bool
+) -> Tensor:
+    """(M,) losses from stored scores: one product of the student serves both directions, and one of a plain teacher."""
     dtype = loss_dtype(batch.query)
     s = batch.query.to(dtype) @ batch.key.to(dtype).T * batch.scale
-    t = teacher_query.detach().to(dtype) @ teacher_key.detach().to(dtype).T * sharp
+    t = there[0] @ there[1].T
     loss = torch.logsumexp(s, 1) - (torch.softmax(t, 1) * s).sum(1)
-    if not symmetric:
+    if back is None:
         return loss
+    t = back[1] @ back[0].T if balanced else t
     return (loss + torch.logsumexp(s, 0) - (torch.softmax(t, 0) * s).sum(0)) / 2

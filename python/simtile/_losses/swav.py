@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simtile import _ops
-from simtile._losses.batch import Batch, checked_batch
+from simtile._losses.batch import checked_batch
 from simtile._normalize import unit
 from simtile._pairs import Pairs, Scale, as_vector, check_choice, check_like, check_matrix, loss_dtype
 from simtile._plan import choose
@@ -155,7 +155,12 @@ def swav(
     )  # fmt: skip
     rows = [batch.query, *(unit(view) if normalize else view for view in views[1:])]
     codes = [
-        balanced(x, batch.key, batch, epsilon, iterations, bank=None if queues is None else queues[a])
+        attended(
+            batch.key,
+            *balanced_features(
+                x, batch.key, epsilon, iterations, plan=batch.sinkhorn_plan, bank=None if queues is None else queues[a]
+            ),
+        )
         for a, x in enumerate(rows[:assigning])
     ]
     parts = []
@@ -168,21 +173,18 @@ def swav(
     return torch.stack(parts).sum(0)
 
 
-def balanced(
-    x: Tensor, y: Tensor, batch: Batch, epsilon: float, iterations: int, *, bank: Tensor | None = None,
-    values: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """(M, D) rows of y, or of ``values``, averaged by x's Sinkhorn assignment to y; ``bank`` is assigned along with x.
+def balanced_features(
+    x: Tensor, y: Tensor, epsilon: float, iterations: int, *, plan: str, bank: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(M, D + 1), (N, D + 1) whose inner products have x's Sinkhorn assignment to y as their softmax.
 
-    The assignment is a constant; a gradient reaches what it averages.
+    Constants. ``bank`` is assigned along with x.
     """
-    plan = "auto" if batch.plan == "auto" else batch.tiles_plan
-    x, y, values = x.detach(), y.detach(), y if values is None else values
+    x, y = x.detach(), y.detach()
     full = x if bank is None else torch.cat([bank.detach().to(x.dtype), x])
     column = sinkhorn(full, y, epsilon=epsilon, iterations=iterations, plan=plan).column
     wide = x.to(column.dtype) / epsilon
-    p, q = torch.cat([wide, torch.ones_like(wide[:, :1])], 1), torch.cat([y.to(column.dtype), column[:, None]], 1)
-    return attended(values, p, q)
+    return torch.cat([wide, torch.ones_like(wide[:, :1])], 1), torch.cat([y.to(column.dtype), column[:, None]], 1)
 
 
 def _half_steps(

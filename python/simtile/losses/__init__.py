@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
 from simtile.losses._cached import CachedLoss, encode_in_chunks
+from simtile.losses._crops import BarlowTwinsLoss, MultiCropInfoNCELoss, SiameseLoss, SwALIPLoss
 from simtile.losses._info_nce import CWCLLoss, FilteredInfoNCELoss, InfoNCELoss, NTXentLoss, SupConLoss
 from simtile.losses._matryoshka import MatryoshkaInfoNCELoss
 from simtile.losses._module import ContrastiveLoss
@@ -29,6 +30,7 @@ from simtile.losses._swav import SwAVLoss
 from simtile.losses._views import DCLLoss, HCLLoss
 
 __all__ = [
+    "BarlowTwinsLoss",
     "CMIMLoss",
     "CWCLLoss",
     "CachedLoss",
@@ -43,9 +45,12 @@ __all__ = [
     "MarginInfoNCELoss",
     "MatryoshkaInfoNCELoss",
     "MomentumQueue",
+    "MultiCropInfoNCELoss",
     "NTXentLoss",
+    "SiameseLoss",
     "SigLIPLoss",
     "SupConLoss",
+    "SwALIPLoss",
     "SwAVLoss",
     "encode_in_chunks",
     "momentum_update",

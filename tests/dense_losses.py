@@ -49,10 +49,18 @@ def nt_xent(a: Tensor, b: Tensor, *, temperature=0.1, labels=None, weight=None, 
     return reduced(log_ratio(positive, negatives).view(2, -1).mean(0), weight, reduction)
 
 
-def sup_con(z: Tensor, positive: Tensor, *, keys=None, temperature=0.1, form="out", weight=None, reduction="mean"):
+def sup_con(
+    z: Tensor, positive: Tensor, *, keys=None, temperature=0.1, form="out", margin=0.0, additive=False, weight=None,
+    reduction="mean",
+):  # fmt: skip
     """arXiv:2004.11362, eq. 2 ("out") and 3 ("in"); ``positive (M, N)`` says which pairs are."""
     x, y = rows_of(z, z if keys is None else keys)
-    s = x @ y.T / temperature
+    s = x @ y.T
+    if margin:
+        turned = torch.cos(torch.arccos(s.clamp(-0.999999, 0.999999)) + margin)
+        turned = torch.where(s > math.cos(math.pi - margin), turned, s - margin * math.sin(margin))
+        s = torch.where(positive, s - margin if additive else turned, s)
+    s = s / temperature
     if keys is None:
         s = off_diagonal(s)
     log_p = s - torch.logsumexp(s, 1, keepdim=True)
@@ -257,3 +265,17 @@ def barlow_twins(a: Tensor, b: Tensor, *, redundancy=5e-3) -> Tensor:
     c = a.T @ b / len(a)
     off = c - torch.diag(c.diagonal())
     return (c.diagonal() - 1).square().sum() + redundancy * off.square().sum()
+
+
+def gated_info_nce(x, y, gate, labels, partners, key_labels, *, temperature=0.1, weight=None, reduction="mean"):
+    """arXiv:2410.18200, as in its public code, every key gated for every row: (M, N, D)."""
+    x, y = rows_of(x, y)
+    s = torch.einsum("md,mnd->mn", x * gate, y * gate[:, None]) / temperature
+    positive = partners[:, None] == key_labels
+    negative = ~positive & (labels[:, None] != key_labels)
+    others = torch.logsumexp(s.masked_fill(~negative, -torch.inf), 1, keepdim=True)
+    losses = torch.nn.functional.softplus(others.nan_to_num(neginf=-1e30) - s, threshold=1e9)
+    count = positive.sum(1)
+    loss = (losses * positive).sum(1) / count.clamp_min(1)
+    some = (count > 0).to(loss.dtype)
+    return reduced(loss, some if weight is None else some * weight, reduction)

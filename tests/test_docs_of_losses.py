@@ -10,8 +10,9 @@ import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
-    "cached_loss", "clip_rocket", "cmim", "contrastive_gap", "cwcl", "dcl", "distillation_loss", "filtered_info_nce", "focal_info_nce",
-    "hcl", "info_nce", "margin_info_nce", "momentum_queue", "nt_xent", "sigmoid_loss", "sup_con", "swav", "targets",
+    "cached_loss", "clip_rocket", "cmim", "contrastive_gap", "cwcl", "dcl", "distillation_loss",
+    "filtered_info_nce", "focal_info_nce", "gated_info_nce", "hcl", "info_nce", "layers", "margin_info_nce",
+    "momentum_queue", "nt_xent", "sigmoid_loss", "sup_con", "swav", "targets",
 )  # fmt: skip
 B, K, D, E = 12, 4, 8, 5
 

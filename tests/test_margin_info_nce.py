@@ -9,7 +9,7 @@ import torch
 
 import dense_losses as dense
 from loss_checks import assert_equals_dense, assert_gradcheck, drawn
-from simtile._losses.margin import _turned
+from simtile._losses.margin import lowered
 from simtile.functional import info_nce, margin_info_nce
 
 
@@ -43,7 +43,7 @@ def test_no_margin_is_info_nce(rng):
 
 def test_an_angle_keeps_costing_more_beyond_pi():
     angle = torch.linspace(0, torch.pi, 50, dtype=torch.float64)
-    assert (_turned(angle.cos(), 0.5).diff() < 0).all()
+    assert (lowered(angle.cos(), 0.5, "angular").diff() < 0).all()
 
 
 def test_equal_and_opposite_partners_have_finite_gradients():

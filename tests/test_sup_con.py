@@ -13,7 +13,7 @@ from accuracy import saturated_pairs
 from loss_checks import assert_equals_dense, assert_gradcheck
 from plain_torch import gradients
 from simtile._losses import sup_con as module
-from simtile.functional import nt_xent, sup_con
+from simtile.functional import margin_info_nce, nt_xent, sup_con
 
 
 def equal_pairs(x_ids, y_ids=None):
@@ -60,6 +60,36 @@ def test_a_list_says_the_same_as_labels(rng, form):
     positive = equal_pairs(labels)
     listed = torch.cat([torch.zeros(1, dtype=torch.long), positive.sum(1).cumsum(0)]), positive.nonzero()[:, 1]
     torch.testing.assert_close(sup_con(z, positives=listed, form=form), sup_con(z, labels, form=form))
+
+
+@pytest.mark.parametrize("kind", ["angular", "additive"])
+@pytest.mark.parametrize("form", ["out", "in"])
+@pytest.mark.parametrize("margin", [0.1, 2.0])
+def test_a_margin_lowers_the_positives_scores(rng, kind, form, margin):
+    """Captions of images: 3 of each, or none; at 2 radians most angles go on beyond π."""
+    images, captions = (torch.from_numpy(rng.normal(size=shape)) for shape in ((9, 6), (24, 6)))
+    owner = torch.arange(24) // 3
+    how = {"temperature": 1 / 30, "form": form, "margin": margin}
+    inputs = [part.requires_grad_() for part in (images, captions)]
+    got = sup_con(images, torch.arange(9), keys=captions, key_labels=owner, margin_kind=kind, **how)
+    want = dense.sup_con(
+        images, equal_pairs(torch.arange(9), owner), keys=captions, additive=kind == "additive", **how
+    )  # fmt: skip
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    for mine, plain in zip(gradients(got, inputs), gradients(want, inputs), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-9, atol=1e-11)
+
+
+def test_one_caption_each_with_a_margin_is_margin_info_nce(rng):
+    a, b = (torch.from_numpy(rng.normal(size=(11, 5))) for _ in range(2))
+    ids = torch.arange(11)
+    got = sup_con(a, ids, keys=b, key_labels=ids, margin=0.3, temperature=0.1)
+    want = margin_info_nce(a, b, margin=0.3, kind="angular", temperature=0.1, symmetric=False)
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="margin: 0 unless rows are normalised"):
+        sup_con(a, ids, keys=b, key_labels=ids, margin=0.3, normalize=False)
+    with pytest.raises(ValueError, match="margin: a number from 0 to below pi"):
+        sup_con(a, ids, keys=b, key_labels=ids, margin=4.0)
 
 
 def test_gradcheck(rng, monkeypatch):

@@ -64,6 +64,30 @@ def segment_lse(scores: Tensor, rows: Tensor, M: int) -> Tensor:
     return sums.log() + shift
 
 
+def equal_pairs(
+    x_ids: Tensor, y_ids: Tensor, *, most: int | None = None, off_diagonal: bool = False
+) -> tuple[Tensor, Tensor] | None:
+    """The pairs of equal ids as a CSR list (indptr, indices), or None if there are more than ``most`` a row on average.
+
+    ``off_diagonal`` leaves out the pairs (i, i). Counting waits for a GPU.
+    """
+    M = x_ids.shape[0]
+    ordered, order = y_ids.sort(stable=True)
+    first, last = (torch.searchsorted(ordered, x_ids, right=side) for side in (False, True))
+    counts = last - first
+    total = int(counts.sum())
+    if most is not None and total > most * M:
+        return None
+    numbers = torch.arange(max(M + 1, total), device=x_ids.device)
+    rows = numbers[:M].repeat_interleave(counts)
+    ends = counts.cumsum(0)
+    columns = order[numbers[:total] + (first - ends + counts)[rows]]
+    if off_diagonal:
+        kept = rows != columns
+        rows, columns = rows[kept], columns[kept]
+    return torch.searchsorted(rows, numbers[: M + 1]), columns
+
+
 def increasing(values: Tensor, *, strictly: bool = False) -> bool:
     """Whether each value is at least, or more than, the one before."""
     return bool((values[1:] > values[:-1]).all() if strictly else (values[1:] >= values[:-1]).all())

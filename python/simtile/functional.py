@@ -40,6 +40,7 @@ from simtile._losses.dcl import dcl
 from simtile._losses.distillation import distillation_loss
 from simtile._losses.filtered import filtered_info_nce
 from simtile._losses.focal import focal_info_nce, list_mixing, pair_mixing
+from simtile._losses.gated import gate_entropy, gated_info_nce
 from simtile._losses.hcl import hcl
 from simtile._losses.margin import margin_info_nce
 from simtile._losses.matryoshka import matryoshka_info_nce
@@ -90,6 +91,8 @@ __all__ = [
     "explain",
     "filtered_info_nce",
     "focal_info_nce",
+    "gate_entropy",
+    "gated_info_nce",
     "hcl",
     "in_batch_accuracy",
     "in_batch_rank",

@@ -64,12 +64,10 @@ def margin_info_nce(
         query, key, temperature, normalize=True, weight=weight, reduction=reduction, plan=plan,
         process_group=process_group,
     )  # fmt: skip
-    check_choice("kind", kind, ("additive", "angular"))
-    if not 0 <= margin < math.pi:
-        raise ValueError(f"margin: a number from 0 to below pi, got {margin}")
+    check_margin(margin, kind)
     M = query.shape[0]
     cosine = row_dot(batch.query, batch.key[:M])
-    target = (cosine - margin if kind == "additive" else _turned(cosine, margin)) * batch.scale
+    target = lowered(cosine, margin, kind) * batch.scale
     pairs = Pairs(*as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key), diagonal="skip")
     if not symmetric:
         return batch.nll(batch.query, batch.key, pairs, target, link="softplus")
@@ -78,8 +76,17 @@ def margin_info_nce(
     return batch.reduced((softplus(row - target) + softplus(column[:M] - target)) / 2)
 
 
-def _turned(cosine: Tensor, margin: float) -> Tensor:
-    """cos(θ + margin), continued beyond θ + margin = π so that it keeps falling."""
+def check_margin(margin: float, kind: str) -> None:
+    """What a loss's ``margin`` and ``kind`` may be."""
+    check_choice("kind", kind, ("additive", "angular"))
+    if not 0 <= margin < math.pi:
+        raise ValueError(f"margin: a number from 0 to below pi, got {margin}")
+
+
+def lowered(cosine: Tensor, margin: float, kind: str) -> Tensor:
+    """cos θ - margin, or cos(θ + margin), continued beyond θ + margin = π so that it keeps falling."""
+    if kind == "additive":
+        return cosine - margin
     # Below an ulp under 1 the sine's slope would be infinite; there the clamp stops its gradient.
     sine = (1.0 - cosine.square()).clamp_min(torch.finfo(cosine.dtype).eps).sqrt()
     turned = cosine * math.cos(margin) - sine * math.sin(margin)

@@ -21,7 +21,8 @@ from torch.autograd import Function
 from simtile import targets
 from simtile._first_order import apply, first_order
 from simtile._losses.batch import Batch, checked_batch
-from simtile._pair_lists import listed_scores, segment_lse
+from simtile._losses.margin import check_margin, lowered
+from simtile._pair_lists import equal_pairs, listed_scores, segment_lse
 from simtile._pairs import (
     Pairs,
     Scale,
@@ -49,6 +50,8 @@ def sup_con(
     positives: CSR | None = None,
     temperature: Scale = 0.1,
     form: str = "out",
+    margin: float = 0.0,
+    margin_kind: str = "angular",
     normalize: bool = True,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
@@ -70,6 +73,9 @@ def sup_con(
         without duplicates and without the anchor itself; everything else is negative
     temperature : float or one-element Tensor      0.1 as in the paper
     form : {"out", "in"}
+    margin : float in [0, π)      positives compete with a lowered score, as in :func:`margin_info_nce`; wants unit
+        rows. With a class's vectors or an image's captions as ``keys``: ArcFace, or MCIP's multi-caption ArcMargin
+    margin_kind : {"angular", "additive"}      cos(θ + margin), ArcFace; or cos θ - margin, CosFace
     normalize : bool      divide all rows by their length: scores are cosines
     weight : Tensor (M,)      multiplies the anchors' losses, a constant without a gradient
     reduction : {"mean", "sum", "none"}      an anchor without positives has loss 0 and does not count in the mean
@@ -88,7 +94,8 @@ def sup_con(
     -----
     3u when reduced, and a gather of the positives while they are at most 16 a row on average. Beyond that "in" takes a
     further 4u; so do both forms on a GPU, where counting would wait for it, unless the positives come as a list. Extra
-    memory O(M·D) and 16 MiB. Khosla et al. 2020, arXiv:2004.11362, eq. 2 and 3.
+    memory O(M·D) and 16 MiB. With a margin the positives are always listed. Khosla et al. 2020, arXiv:2004.11362, eq. 2
+    and 3; Deng et al. 2019, arXiv:1801.07698; Schall et al. 2024, arXiv:2409.01936.
 
     Examples
     --------
@@ -100,15 +107,22 @@ def sup_con(
         reduction=reduction, plan=plan, process_group=process_group, names=("embeddings", "keys"), paired=False,
     )  # fmt: skip
     check_choice("form", form, ("out", "in"))
+    check_margin(margin, margin_kind)
+    if margin and not (normalize and batch.pool is LOCAL):
+        raise ValueError("margin: 0 unless rows are normalised and process_group is None")
     own = keys is None
     if positives is not None:
-        found = _by_list(batch, _checked_list(batch, labels, positives), own)
+        found = _by_list(batch, _checked_list(batch, labels, positives), own, margin, margin_kind)
     else:
         pairs = _labelled(batch, labels, key_labels, own)
+        assert pairs.x_ids is not None and pairs.y_ids is not None
         countable = batch.pool is LOCAL and embeddings.device.type == "cpu" and not traced(embeddings)
-        listed = _few_equal_pairs(pairs, own) if countable else None
+        listed = None
+        if countable or margin:
+            most = None if margin else LISTED_POSITIVES
+            listed = equal_pairs(pairs.x_ids, pairs.y_ids, most=most, off_diagonal=own)
         if listed is not None:
-            found = _by_list(batch, listed, own)._replace(negatives=pairs)
+            found = _by_list(batch, listed, own, margin, margin_kind)._replace(negatives=pairs)
         elif countable and form == "out":  # no weight 1/|P| is near 1 here
             target = _class_target(batch, pairs, own)
             everyone = Pairs(diagonal=pairs.diagonal)
@@ -136,11 +150,12 @@ class _Positives(NamedTuple):
     negatives: Pairs
 
 
-def _by_list(batch: Batch, positives: CSR, own: bool) -> _Positives:
+def _by_list(batch: Batch, positives: CSR, own: bool, margin: float, margin_kind: str) -> _Positives:
     indptr, indices = positives
     M = batch.query.shape[0]
     rows = csr_rows(indptr, indices)
-    scores = listed_scores(batch.query, batch.key, rows, indices) * batch.scale
+    scores = listed_scores(batch.query, batch.key, rows, indices)
+    scores = (lowered(scores, margin, margin_kind) if margin else scores) * batch.scale
     count = indptr.diff().to(scores.dtype)
     negatives = Pairs(indptr=indptr, indices=indices, diagonal="skip" if own else "keep")
     share = count.clamp_min(1.0).reciprocal()[rows]
@@ -179,26 +194,6 @@ def _checked_list(batch: Batch, labels: Tensor | None, positives: CSR) -> CSR:
     indptr, indices = as_csr(positives, batch.query.shape[0], batch.key.shape[0], batch.query)
     assert indptr is not None and indices is not None
     return indptr, indices
-
-
-def _few_equal_pairs(pairs: Pairs, own: bool) -> CSR | None:
-    """The pairs of equal ids as a CSR list, unless they are many; ``own`` leaves out (i, i)."""
-    x_ids, y_ids = pairs.x_ids, pairs.y_ids
-    assert x_ids is not None and y_ids is not None
-    M = x_ids.shape[0]
-    ordered, order = y_ids.sort(stable=True)
-    first, last = (torch.searchsorted(ordered, x_ids, right=side) for side in (False, True))
-    counts = last - first
-    total = int(counts.sum())
-    if total > LISTED_POSITIVES * M:
-        return None
-    rows = torch.arange(M).repeat_interleave(counts)
-    ends = counts.cumsum(0)
-    columns = order[torch.arange(total) + (first - ends + counts)[rows]]
-    if own:
-        kept = rows != columns
-        rows, columns = rows[kept], columns[kept]
-    return torch.searchsorted(rows, torch.arange(M + 1)), columns
 
 
 class _Spread(Function):

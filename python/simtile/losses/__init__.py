@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from simtile.losses._cached import CachedLoss, encode_in_chunks
 from simtile.losses._crops import BarlowTwinsLoss, MultiCropInfoNCELoss, SiameseLoss, SwALIPLoss
+from simtile.losses._gated import HydraLoss, LabelGate
 from simtile.losses._info_nce import CWCLLoss, FilteredInfoNCELoss, InfoNCELoss, NTXentLoss, SupConLoss
 from simtile.losses._matryoshka import MatryoshkaInfoNCELoss
 from simtile.losses._module import ContrastiveLoss
@@ -41,7 +42,9 @@ __all__ = [
     "FilteredInfoNCELoss",
     "FocalInfoNCELoss",
     "HCLLoss",
+    "HydraLoss",
     "InfoNCELoss",
+    "LabelGate",
     "MarginInfoNCELoss",
     "MatryoshkaInfoNCELoss",
     "MomentumQueue",

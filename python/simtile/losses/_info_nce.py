@@ -115,7 +115,7 @@ class SupConLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    form, normalize, reduction, plan, process_group      see :func:`simtile.functional.sup_con`
+    form, margin, margin_kind, normalize, reduction, plan, process_group      see :func:`simtile.functional.sup_con`
 
     Examples
     --------
@@ -126,12 +126,12 @@ class SupConLoss(ContrastiveLoss):
 
     def __init__(
         self, temperature: float = 0.1, *, learn_temperature: bool = False, max_scale: float = 100.0,
-        form: str = "out", normalize: bool = True, reduction: Reduction = "mean", plan: PlanName = "auto",
-        process_group: ProcessGroup = None,
+        form: str = "out", margin: float = 0.0, margin_kind: str = "angular", normalize: bool = True,
+        reduction: Reduction = "mean", plan: PlanName = "auto", process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            temperature, learn_temperature, max_scale, form=form, normalize=normalize, reduction=reduction, plan=plan,
-            process_group=process_group,
+            temperature, learn_temperature, max_scale, form=form, margin=margin, margin_kind=margin_kind,
+            normalize=normalize, reduction=reduction, plan=plan, process_group=process_group,
         )  # fmt: skip
 
     def forward(

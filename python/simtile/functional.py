@@ -43,8 +43,12 @@ from simtile._losses.focal import focal_info_nce, list_mixing, pair_mixing
 from simtile._losses.gated import gate_entropy, gated_info_nce
 from simtile._losses.hcl import hcl
 from simtile._losses.margin import margin_info_nce
+from simtile._losses.margin_mse import margin_mse
 from simtile._losses.matryoshka import matryoshka_info_nce
+from simtile._losses.meta_contrast import margin_regularizer, meta_contrast
+from simtile._losses.multi_positive import multi_positive_info_nce
 from simtile._losses.nt_xent import nt_xent
+from simtile._losses.scores import score_info_nce, soft_repa
 from simtile._losses.sup_con import sup_con
 from simtile._nested import check_dims, nested_scores
 from simtile._nll import nll
@@ -99,10 +103,14 @@ __all__ = [
     "info_nce",
     "list_mixing",
     "margin_info_nce",
+    "margin_mse",
+    "margin_regularizer",
     "matryoshka_info_nce",
     "merge_lse",
     "merge_stats",
     "merge_topk",
+    "meta_contrast",
+    "multi_positive_info_nce",
     "nested_lse",
     "nt_xent",
     "pair_lse",
@@ -112,8 +120,10 @@ __all__ = [
     "pair_softplus",
     "pair_stats",
     "pair_topk",
+    "score_info_nce",
     "self_lse",
     "sigmoid_loss",
+    "soft_repa",
     "sup_con",
     "uniformity",
 ]

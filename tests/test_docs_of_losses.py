@@ -10,9 +10,10 @@ import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
-    "cached_loss", "clip_rocket", "cmim", "contrastive_gap", "cwcl", "dcl", "distillation_loss",
-    "filtered_info_nce", "focal_info_nce", "gated_info_nce", "hcl", "info_nce", "layers", "margin_info_nce",
-    "momentum_queue", "nt_xent", "sigmoid_loss", "sup_con", "swav", "targets",
+    "cached_loss", "clip_rocket", "cmim", "contrastive_gap", "cwcl", "dcl", "distillation_loss", "filtered_info_nce",
+    "focal_info_nce", "gated_info_nce", "hcl", "info_nce", "late_interaction", "layers", "listwise",
+    "margin_info_nce", "meta_contrast", "momentum_queue", "multi_positive", "multitask", "nt_xent", "score_losses",
+    "sigmoid_loss", "sup_con", "swav", "targets",
 )  # fmt: skip
 B, K, D, E = 12, 4, 8, 5
 
@@ -32,6 +33,14 @@ def names() -> dict[str, object]:
         "cluster_of_item": torch.arange(B) // 3, "bank": torch.randn(20, D), "bank_labels": torch.arange(20) // 4,
         "documents": torch.randn(20, D), "indptr": torch.arange(B + 1), "indices": torch.arange(B),
         "batches": [torch.randn(B, D)] * 2, "augment": lambda images: images + 0.1,
+        **{name: torch.randn(B, K, D) for name in ("candidates", "positives", "rewrites")},
+        **{name: torch.randn(B, K, D) for name in ("query_tokens", "target_tokens")},
+        **{name: torch.randn(B, K) for name in ("reward", "teacher_margin")}, "classes": torch.arange(B),
+        **{name: torch.rand(B) for name in ("item_scores", "relevance", "grades")}, "positive": torch.randn(B, D),
+        **{name: torch.rand(B, B) for name in ("scores", "errors")}, "document_indptr": torch.tensor([0, 3, 4, 20]),
+        **{name: torch.nn.Linear(D, 256) for name in ("first", "second")},
+        **{name: torch.utils.data.TensorDataset(torch.randn(300, D)) for name in ("retrieval", "graded")},
+        "tokens": torch.randn(B, D), "document_tokens": torch.randn(20, D),
     }  # fmt: skip
 
 

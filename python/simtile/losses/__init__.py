@@ -16,6 +16,7 @@ from simtile.losses._cached import CachedLoss, encode_in_chunks
 from simtile.losses._crops import BarlowTwinsLoss, MultiCropInfoNCELoss, SiameseLoss, SwALIPLoss
 from simtile.losses._gated import HydraLoss, LabelGate
 from simtile.losses._info_nce import CWCLLoss, FilteredInfoNCELoss, InfoNCELoss, NTXentLoss, SupConLoss
+from simtile.losses._listwise import StableDistillationLoss, STSLoss, WassersteinLoss
 from simtile.losses._matryoshka import MatryoshkaInfoNCELoss
 from simtile.losses._module import ContrastiveLoss
 from simtile.losses._queue import MomentumQueue, momentum_update
@@ -26,6 +27,7 @@ from simtile.losses._relatives import (
     FocalInfoNCELoss,
     MarginInfoNCELoss,
 )
+from simtile.losses._several import MaxSimLoss, MetaContrastLoss, MultiPositiveInfoNCELoss, SoftREPALoss
 from simtile.losses._sigmoid import SigLIPLoss
 from simtile.losses._swav import SwAVLoss
 from simtile.losses._views import DCLLoss, HCLLoss
@@ -47,14 +49,21 @@ __all__ = [
     "LabelGate",
     "MarginInfoNCELoss",
     "MatryoshkaInfoNCELoss",
+    "MaxSimLoss",
+    "MetaContrastLoss",
     "MomentumQueue",
     "MultiCropInfoNCELoss",
+    "MultiPositiveInfoNCELoss",
     "NTXentLoss",
+    "STSLoss",
     "SiameseLoss",
     "SigLIPLoss",
+    "SoftREPALoss",
+    "StableDistillationLoss",
     "SupConLoss",
     "SwALIPLoss",
     "SwAVLoss",
+    "WassersteinLoss",
     "encode_in_chunks",
     "momentum_update",
 ]

@@ -48,9 +48,9 @@ lint: build
 	$(CARGO) clippy $(MANIFEST) --all-targets --features python -- -D warnings
 	$(CARGO) clippy --locked --manifest-path benches/microkernel/Cargo.toml -- -D warnings
 
-# One process per competitor, interleaved rounds: see benches/.
+# One process per competitor, interleaved rounds: see benches/. BENCH= takes suites and options, `make bench BENCH=--quick`.
 bench: build
-	$(BIN)/python benches/run.py
+	$(BIN)/python -m simtile bench --peers $(BENCH)
 
 # Compile the GPU kernels ahead of time, without a GPU: spills, shared memory and tensor-core instructions are gates.
 kernels: build

@@ -96,6 +96,7 @@ def main() -> None:
         "numpy_over_fused": medians["numpy"] / medians["fused"],
         "environment": environment(1),
     }
+    OUT.mkdir(exist_ok=True)
     path = (RESULTS if wanted.record else OUT) / "cur-overhead.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -20,6 +20,7 @@ import cross_encoder_data
 import maxsim_data
 from machine import OUT, RESULTS
 from simtile.cur import CallableScorer, CrossEncoderIndex, Limits, evaluate
+from simtile.cur.index import Target
 
 SEED = 0
 BUILD_SHARE, TEST_SHARE = 0.5, 0.3
@@ -39,12 +40,15 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     arguments.add_argument("data", choices=["maxsim", "cross-encoder"])
     arguments.add_argument("--index", choices=["dense", "sparse"], help="one of the two indexes; both by default")
+    arguments.add_argument("--quick", action="store_true", help="raw scores, k = 10 and 100, budgets of 50 to 200")
     arguments.add_argument("--record", action="store_true")
     wanted = arguments.parse_args()
     data: Literal["maxsim", "cross-encoder"] = wanted.data
     matrix: Matrix = maxsim_data.load_matrix() if data == "maxsim" else cross_encoder_data.load_matrix()
     build, test = split(len(matrix.scores))
     print(f"{data}: {len(build)} build queries, {len(test)} test queries, {matrix.scores.shape[1]} items")
+    targets: tuple[Target, ...] = ("raw",) if wanted.quick else ("raw", "centred")
+    OUT.mkdir(exist_ok=True)
     for kind in [wanted.index] if wanted.index else ["dense", "sparse"]:
         start = time.monotonic()
         index = build_index(matrix, build, kind == "dense")
@@ -54,10 +58,13 @@ def main() -> None:
             matrix.scores[test].astype(np.float64),
             query_embeddings=matrix.query_embeddings[test],
             methods=("rerank", "anncur", "adacur", "axn", "auto") if kind == "dense" else ("rerank", "axn", "auto"),
+            budgets=(50, 100, 200) if wanted.quick else (50, 100, 200, 400),
+            ks=(10, 100) if wanted.quick else (1, 10, 50, 100),
+            targets=targets,
         )
         report.save((RESULTS if wanted.record else OUT) / f"cur-{data}-{kind}.json")
         print(f"\n{kind} index: {index.stats.scored:,} scorer calls ({time.monotonic() - start:.0f} s in all)")
-        for target in ("raw", "centred"):
+        for target in targets:
             print(f"\n{target} scores\n\n{report.table(target)}", flush=True)
 
 

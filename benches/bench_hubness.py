@@ -2,6 +2,7 @@
 
     python benches/bench_hubness.py                contenders in turns, a process each, and a table
     python benches/bench_hubness.py --one NAME     one contender: a line of JSON
+    python benches/bench_hubness.py --quick        a quarter of the rows of each
     python benches/bench_hubness.py --large        20,000 queries and bank rows, 100,000 items of 512: ours alone
 
 Vectors are those of bench_search_exact.py (real, of unit length). Times are CPU seconds of the whole: bank and gallery
@@ -37,6 +38,7 @@ Ids = NDArray[np.int64]
 
 K, BETA = 10, 20.0
 SHAPE = {"queries": 5_000, "gallery": 20_000, "bank": 5_000, "items": 5_000}
+QUICK_SHAPE = {name: n // 4 for name, n in SHAPE.items()}
 CHECKED = 100
 """Queries whose ids are compared with float64."""
 
@@ -165,6 +167,11 @@ RIVALS = {
 }  # fmt: skip
 
 
+NEEDS = {"kiez on faiss": "faiss", "nnn on faiss": "faiss", "nnn-retrieval": "nnn"}
+"""Contenders that are, or stand on, another library."""
+MAIN = ("simtile f32", "simtile bf16", "torch loop f32", "torch loop bf16")
+
+
 def exact_ids(data: dict[str, Vectors], method: str) -> Ids:
     """The formula in float64 for the first queries."""
     g = data["gallery"].astype(np.float64)
@@ -245,7 +252,7 @@ def in_process(name: str, data: Path, threads: int, runs: int) -> dict[str, Any]
     return found
 
 
-def print_results(every: list[dict[str, Any]]) -> None:
+def print_results(every: list[dict[str, Any]], shape: dict[str, int]) -> None:
     """Medians of the rounds' medians; ratios of CPU seconds to our counterpart's."""
     names = dict.fromkeys(one["name"] for one in every)
     runs = {name: [one for one in every if one["name"] == name and "cpu" in one] for name in names}
@@ -262,7 +269,7 @@ def print_results(every: list[dict[str, Any]]) -> None:
         memory, right = max(one["extra_mb"] for one in found), min(one["right"] for one in found)
         rows.append((name, f"{cpu[name]:.2f}", f"{memory:.0f}", f"{right:.4f}", ratio))
     header = ("contender", "CPU s", "extra MB", "overlap@10", "ratio")
-    print_table(f"Fit and search, {SHAPE['queries']:,} x {SHAPE['gallery']:,}, one thread", header, rows)
+    print_table(f"Fit and search, {shape['queries']:,} x {shape['gallery']:,}, one thread", header, rows)
 
 
 def main() -> None:
@@ -273,6 +280,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3, help="timed calls in a process")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--large", action="store_true")
     options = parser.parse_args()
     if options.large:
@@ -280,16 +288,18 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = options.data or Path(folder) / "vectors.npz"
+        shape = QUICK_SHAPE if options.quick else SHAPE
         if not path.exists():
-            np.savez(path, **prepared(SHAPE))
+            np.savez(path, **prepared(shape))
         if options.one:
             with np.load(path) as file:
                 print(json.dumps(run_one(options.one, dict(file), options.threads, options.runs)))
             return
         names = options.only or list(CONTENDERS)
         every = [in_process(name, path, options.threads, options.runs) for _ in range(options.rounds) for name in names]
-    print_results(every)
-    print(f"\n{save('hubness', {'machine': environment(options.threads), 'processes': every}, keep=False)}")
+    print_results(every, shape)
+    record = {"machine": environment(options.threads), "shape": shape, "processes": every}
+    print(f"\n{save('hubness', record, keep=False)}")
 
 
 if __name__ == "__main__":

@@ -7,29 +7,21 @@ its users write: ``F.cross_entropy`` on the logits, of both directions when two-
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import (
-    Bench,
-    Case,
-    main,
-    print_race,
-    print_table,
-    race,
-    rounds_of,
-    rows_of_race,
-    spawn,
-)
-from machine import Ceilings, Record
+from harness import Bench, Case, main, main_batch, number, print_race, print_table, race, rounds_of, rows_of_race
+from machine import Ceilings, Record, available_memory
 from simtile.functional import info_nce
 from simtile.kernels import reference_torch
 
 TEMPERATURE = 0.05
-LARGE = 32768
-"""Rows at which dense torch would need over 12 GB two-sided, and ours is shown to stay linear."""
+SIZES = (1024, 2048, 4096, 8192, 16384, 32768)
+QUICK_SIZES = SIZES[:3]
+"""Batches of the sweep: dense torch grows with their square, and is not run where its scores would not fit."""
 
 
 def ours(x: Tensor, y: Tensor, sides: str) -> tuple[Tensor]:
@@ -59,35 +51,65 @@ BENCH = Bench(
 )
 
 
-def large(threads: int) -> list[Record]:
-    """Memory and one time at 32,768 rows; dense torch is not run."""
-    return [spawn(BENCH, "simtile", Case(sides, "float32", LARGE, 384, threads), 1) for sides in BENCH.variants]
+def dense_bytes(batch: int) -> int:
+    """What dense torch stores two-sided: logits, two softmaxes and their gradient in float32."""
+    return 4 * 4 * batch**2
+
+
+def sizes(options: argparse.Namespace, ceilings: Ceilings) -> list[Record]:
+    """Time and extra memory by batch size, two-sided, float32; plain torch as far as half of the free memory goes."""
+    rows: list[Record] = []
+    for batch in QUICK_SIZES if options.quick else SIZES:
+        case = Case("two", "float32", batch, 384, options.threads)
+        needed = dense_bytes(batch)
+        fits = needed < available_memory() / 2
+        bench = BENCH if fits else dataclasses.replace(BENCH, contenders={"simtile": ours})
+        rounds, repeats = (1, 3) if options.quick or batch > 8192 else (2, 3)
+        (entries,) = race(bench, [case], rounds=options.rounds or rounds, repeats=options.repeats or repeats)
+        rows += rows_of_race(BENCH, entries, ceilings)
+        if not fits:
+            why = f"its scores would take {needed / 1e9:.0f} GB"
+            rows.append({"contender": "torch", "variant": "two", "dtype": "float32", "batch": batch, "not_run": why})
+    return rows
+
+
+def print_sizes(rows: list[Record]) -> None:
+    """Both contenders beside each other, a line a batch size."""
+    by_batch: dict[int, dict[str, Record]] = {}
+    for row in rows:
+        by_batch.setdefault(row["batch"], {})[row["contender"]] = row
+    table = []
+    for batch, found in by_batch.items():
+        mine, dense = found["simtile"], found["torch"]
+        table.append([
+            f"{batch:,}", number(mine.get("ms"), "{:.1f}"),
+            f"not run: {dense['not_run']}" if "not_run" in dense else number(dense.get("ms"), "{:.1f}"),
+            number(mine.get("extra_mb"), "{:.0f}"), number(dense.get("extra_mb"), "{:.0f}"),
+        ])  # fmt: skip
+    header = ("B", "simtile ms", "torch ms", "simtile extra MB", "torch extra MB")
+    print_table("InfoNCE by batch size, two-sided, float32, D = 384", header, table)
 
 
 def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
+    batch = main_batch(options)
+    shapes = [(dtype, sides) for dtype in ("float32", "bfloat16") for sides in BENCH.variants]
     results = []
     for dim in (384,) if options.quick else (384, 768):
+        # Quick: the cheapest of the four and the dearest.
         cases = [
-            Case(sides, dtype, 8192, dim, options.threads)
-            for dtype in ("float32", "bfloat16")
-            for sides in BENCH.variants
+            Case(sides, dtype, batch, dim, options.threads)
+            for dtype, sides in (shapes[:: len(shapes) - 1] if options.quick else shapes)
         ]
         results += race(BENCH, cases, **rounds_of(options, main=dim == 384))
     rows = [row for entries in results for row in rows_of_race(BENCH, entries, ceilings)]
-    print_race(f"InfoNCE, loss and both gradients, B = 8,192, {options.threads} threads", BENCH, rows)
-    record: Record = {"rows": rows, "processes": [p for entries in results for e in entries for p in e.processes]}
-    if options.quick:
-        return record
-    record["large"] = large(options.threads)
-    print_table(
-        f"InfoNCE, float32, B = {LARGE:,}, D = 384: memory",
-        ("sides", "contender", "s", "extra MB"),
-        [
-            *((r["variant"], "simtile", f"{min(r['ms']) / 1e3:.1f}", f"{r['extra_mb']:.0f}") for r in record["large"]),
-            ("both", "torch", "not run: logits and their gradients would take over 8 GB one-sided, 12 GB two-sided"),
-        ],
-    )
-    return record
+    print_race(f"InfoNCE, loss and both gradients, B = {batch:,}, {options.threads} threads", BENCH, rows)
+    by_size = sizes(options, ceilings)
+    print_sizes(by_size)
+    return {
+        "rows": rows,
+        "processes": [p for entries in results for e in entries for p in e.processes],
+        "sizes": by_size,
+    }
 
 
 if __name__ == "__main__":

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_search_exact import K, real_vectors
+from bench_search_exact import K, keep_vectors
 from harness import print_table
+from machine import Record, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,15 +111,14 @@ def in_process(name: str, data: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--data", type=Path, help="vectors that an earlier run has kept")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where all results are written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "vectors.npz"
-        if not data.exists():
-            base, queries = real_vectors()
-            np.savez(data, base=base, queries=queries)
+        keep_vectors(data)
         if options.one:
             with np.load(data) as file:
                 base = file["base"]
@@ -126,13 +126,13 @@ def main() -> None:
             found = recall(ids[SAMPLE], base, np.arange(len(base))[SAMPLE])
             print(json.dumps({"name": options.one, "seconds": seconds, "recall": found, "shape": base.shape}))
             return
-        every = [in_process(name, data) for _ in range(options.rounds) for name in CONTENDERS]
+        every = [in_process(name, data) for _ in range(options.rounds) for name in options.contenders]
     for one in every:
         if one["recall"] < (LEAST_RECALL if one["name"] == "faiss-ivf" else 1.0):
             raise SystemExit(f"{one['name']}: recall {one['recall']}")
     rows = []
     ours = [one["seconds"] for one in every if one["name"] == "simtile-graph"]
-    for name in CONTENDERS:
+    for name in options.contenders:
         times = [one["seconds"] for one in every if one["name"] == name]
         found = min(one["recall"] for one in every if one["name"] == name)
         ratio, worst = statistics.median(times) / statistics.median(ours), min(times) / max(ours)
@@ -142,7 +142,8 @@ def main() -> None:
     header = ("contender", "CPU s", "[min max]", "recall", "of the graph's time", "at least")
     print_table(f"Neighbours of all items: {n:,} x {d}, {K} each, one thread", header, rows)
     if options.json:
-        options.json.write_text(json.dumps(every, indent=1))
+        record: Record = {"machine": environment(1), "processes": every}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import argparse
 import torch
 from torch import Tensor
 
-from harness import Bench, Case, main, print_race, race, rounds_of, rows_of_race
+from harness import Bench, Case, main, main_batch, print_race, race, rounds_of, rows_of_race
 from machine import Ceilings, Record
 from simtile.functional import pair_lse
 from simtile.kernels import reference_torch
@@ -44,10 +44,10 @@ def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
     """Both types for both directions; the rows alone show in float32 what the columns cost."""
     shapes = [("both", "float32"), ("both", "bfloat16"), ("row", "float32")]
     shown = shapes[:1] if options.quick else shapes
-    cases = [Case(direction, dtype, 8192, 384, options.threads) for direction, dtype in shown]
+    cases = [Case(direction, dtype, main_batch(options), 384, options.threads) for direction, dtype in shown]
     results = race(BENCH, cases, **rounds_of(options, main=False))
     rows = [row for entries in results for row in rows_of_race(BENCH, entries, ceilings)]
-    print_race(f"Log-sum-exp, forward, B = 8,192, {options.threads} threads", BENCH, rows)
+    print_race(f"Log-sum-exp, forward, B = {main_batch(options):,}, {options.threads} threads", BENCH, rows)
     return {"rows": rows, "processes": [p for entries in results for e in entries for p in e.processes]}
 
 

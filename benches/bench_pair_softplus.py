@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness import Bench, Case, main, print_race, race, rounds_of, rows_of_race
+from harness import Bench, Case, main, main_batch, print_race, race, rounds_of, rows_of_race
 from machine import Ceilings, Record
 from simtile.functional import sigmoid_loss
 from simtile.kernels import reference_torch
@@ -46,10 +46,10 @@ BENCH = Bench(
 
 def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
     dtypes = ("float32",) if options.quick else ("float32", "bfloat16")
-    cases = [Case("sigmoid", dtype, 8192, 384, options.threads) for dtype in dtypes]
+    cases = [Case("sigmoid", dtype, main_batch(options), 384, options.threads) for dtype in dtypes]
     results = race(BENCH, cases, **rounds_of(options, main=False))
     rows = [row for entries in results for row in rows_of_race(BENCH, entries, ceilings)]
-    print_race(f"Sigmoid loss and both gradients, B = 8,192, {options.threads} threads", BENCH, rows)
+    print_race(f"Sigmoid loss and both gradients, B = {main_batch(options):,}, {options.threads} threads", BENCH, rows)
     return {"rows": rows, "processes": [p for entries in results for e in entries for p in e.processes]}
 
 

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench_search_exact import K, real_vectors, recall
+from bench_search_exact import K, keep_vectors, recall
 from harness import print_table
+from machine import Record, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -227,9 +228,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "vectors.npz"
-        if not data.exists():
-            base, queries = real_vectors()
-            np.savez(data, base=base, queries=queries)
+        keep_vectors(data)
         if options.one:
             print(json.dumps(run_one(options.one, data, options.runs, options.threads)))
             return
@@ -239,7 +238,8 @@ def main() -> None:
         every = [in_process(name, data, options.runs, options.threads) for name in turns]
     print_results(every)
     if options.json:
-        options.json.write_text(json.dumps(every, indent=1))
+        record: Record = {"machine": environment(options.threads), "processes": every}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.metadata
+import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness import print_table
-from machine import microkernel
+from machine import Record, environment, microkernel, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,6 +46,7 @@ BASE = 48_152
 CONTENDERS = ("numpy", "faiss", "simtile-f32", "simtile-i8")
 OURS = {"simtile-f32": "float32", "simtile-i8": "int8"}
 """Ours, with the products of the first pass."""
+PEERS = ("faiss",)
 
 
 def paragraphs() -> Iterator[str]:
@@ -87,6 +89,13 @@ def real_vectors() -> tuple[Vectors, Vectors]:
     return np.ascontiguousarray(base), vectors[asks]
 
 
+def keep_vectors(path: Path, *, base: int = BASE, queries: int = QUERIES) -> None:
+    """Write the first so many of the base and of the queries to ``path`` (.npz), unless the file is there."""
+    if not path.exists():
+        every, asks = real_vectors()
+        np.savez(path, base=every[:base], queries=asks[:queries])
+
+
 def recall(ids: NDArray[np.int64], base: Vectors, queries: Vectors) -> float:
     """Share of returned rows whose float64 score reaches the true k-th best, less 1e-6 for ties."""
     exact = queries.astype(np.float64) @ base.T.astype(np.float64)
@@ -97,11 +106,14 @@ def recall(ids: NDArray[np.int64], base: Vectors, queries: Vectors) -> float:
 def contender(name: str, base: Vectors) -> Search:
     """Prepared for ``base``."""
     if name == "numpy":
-        scores = np.empty((QUERIES, len(base)), np.float32)
+        memory: dict[int, Vectors] = {}
         first = len(base) - K
 
         def search(queries: Vectors) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
             # Written to the same memory each time, and without a negated copy: the fastest way found.
+            if len(queries) not in memory:
+                memory[len(queries)] = np.empty((len(queries), len(base)), np.float32)
+            scores = memory[len(queries)]
             np.matmul(queries, base.T, out=scores)
             ids = np.argpartition(scores, first, axis=1)[:, first:]
             best = np.take_along_axis(scores, ids, axis=1)
@@ -138,8 +150,7 @@ def run_one(name: str, data: Path, runs: int) -> dict[str, Any]:
         search(queries)
         qps.append(len(queries) / (time.perf_counter() - started))
         cpu_qps.append(len(queries) / (time.process_time() - cpu_started))
-    packages = ("numpy", "faiss-cpu", "simtile")
-    versions = {p: importlib.metadata.version(p) for p in packages}
+    versions = {p: v for p in ("numpy", "faiss-cpu", "simtile") if (v := version_of(p)) is not None}
     return {
         "name": name, "qps": qps, "cpu_qps": cpu_qps, "recall": found, "build_ms": build * 1e3,
         "shape": [*base.shape, len(queries)], "versions": versions,
@@ -156,7 +167,12 @@ def in_process(name: str, data: Path, runs: int) -> dict[str, Any]:
 
 
 def tile_rates(d: int, repeats: int) -> dict[str, float]:
-    """GFLOP/s of the engine's tiles with the best instruction set, packed beforehand and without an epilogue."""
+    """GFLOP/s of the engine's tiles with the best instruction set, packed beforehand and without an epilogue.
+
+    Empty where no cargo could build the program that measures them.
+    """
+    if shutil.which("cargo") is None:
+        return {}
     records = microkernel("tiles", str(d), str(repeats))
     return {r["dtype"]: r["rate"] for r in records if r["isa"] == records[0]["isa"]}
 
@@ -164,52 +180,53 @@ def tile_rates(d: int, repeats: int) -> dict[str, float]:
 def print_results(every: list[dict[str, Any]], tiles: dict[str, float]) -> None:
     """Medians of the processes' medians and their range; conservative: our worst process over the rival's best call."""
     n, d, m = every[0]["shape"]
-    runs = {name: [one for one in every if one["name"] == name] for name in CONTENDERS}
+    runs = {name: [one for one in every if one["name"] == name] for name in dict.fromkeys(one["name"] for one in every)}
+    rivals = [name for name in runs if name not in OURS]
 
     def medians(name: str, what: str) -> list[float]:
         return [statistics.median(one[what]) for one in runs[name]]
 
     rows = []
-    for name in CONTENDERS:
+    for name in runs:
         by_clock, by_cpu = medians(name, "qps"), statistics.median(medians(name, "cpu_qps"))
         row = [name, f"{statistics.median(by_clock):,.0f}", f"[{min(by_clock):,.0f} {max(by_clock):,.0f}]"]
-        for rival in ("numpy", "faiss"):
+        for rival in rivals:
             ratio = statistics.median(by_clock) / statistics.median(medians(rival, "qps"))
             worst = min(by_clock) / max(max(one["qps"]) for one in runs[rival])
             cpu = by_cpu / statistics.median(medians(rival, "cpu_qps"))
             row += [f"{ratio:.2f}x", f"{worst:.2f}x", f"{cpu:.2f}x"]
         rate = 2e-9 * n * d * by_cpu
-        row += [f"{rate:.0f}", f"{rate / tiles[OURS[name]]:.0%}" if name in OURS else "-"]
+        row += [f"{rate:.0f}", f"{rate / tiles[OURS[name]]:.0%}" if tiles and name in OURS else "-"]
         rows.append([*row, f"{statistics.median(one['build_ms'] for one in runs[name]):.0f}"])
-    header = (
-        "contender", "QPS", "[min max]", "x numpy", "conservative", "CPU time", "x faiss", "conservative", "CPU time",
-        "GFLOP/s (CPU)", "of its tile", "build ms",
-    )  # fmt: skip
+    ratios = [title for rival in rivals for title in (f"x {rival}", "conservative", "CPU time")]
+    header = ("contender", "QPS", "[min max]", *ratios, "GFLOP/s (CPU)", "of its tile", "build ms")
     print_table(f"Exact search: {n:,} x {d}, batches of {m:,}, top {K}, one thread", header, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", choices=CONTENDERS)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="all that are installed")
     parser.add_argument("--data", type=Path, help="vectors that an earlier run has kept")
     parser.add_argument("--runs", type=int, default=5, help="timed batches in a process")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="where all results are written")
     options = parser.parse_args()
+    missing = [name for name in PEERS if importlib.util.find_spec(name) is None]
+    names = options.contenders or [name for name in CONTENDERS if name not in missing]
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "vectors.npz"
-        if not data.exists():
-            base, queries = real_vectors()
-            np.savez(data, base=base, queries=queries)
+        keep_vectors(data)
         if options.one:
             print(json.dumps(run_one(options.one, data, options.runs)))
             return
-        turns = [name for _ in range(options.rounds) for name in CONTENDERS]
+        turns = [name for _ in range(options.rounds) for name in names]
         every = [in_process(name, data, options.runs) for name in turns]
     tiles = tile_rates(every[0]["shape"][1], options.runs)
     print_results(every, tiles)
     if options.json:
-        options.json.write_text(json.dumps({"tiles": tiles, "processes": every}, indent=1))
+        record: Record = {"machine": environment(1), "tiles": tiles, "processes": every}
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -328,12 +328,17 @@ def race_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(description or "").split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="the main shapes alone, 2 rounds of 3")
+    parser.add_argument("--quick", action="store_true", help="the main shapes alone, 2 rounds of 3, smaller batches")
     parser.add_argument("--rounds", type=int, help="processes for each contender and case")
     parser.add_argument("--repeats", type=int, help="timed calls in a process")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--record", action="store_true", help="keep the results under benches/results/")
     return parser
+
+
+def main_batch(options: argparse.Namespace) -> int:
+    """Rows of the main races."""
+    return 4096 if options.quick else 8192
 
 
 def rounds_of(options: argparse.Namespace, *, main: bool = True) -> dict[str, int]:

@@ -7,11 +7,14 @@ ceiling can be compared between machines, a rate in GFLOP/s cannot.
 from __future__ import annotations
 
 import functools
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -31,6 +34,12 @@ PROJECT = BENCHES / "microkernel"
 
 Record: TypeAlias = dict[str, Any]
 
+PEERS = (
+    "diskannpy-rust", "faiss-cpu", "hnswlib", "lightly", "nnn-retrieval", "open_clip_torch", "pytorch-metric-learning",
+    "rabitqlib", "scikit-learn", "sentence-transformers", "usearch",
+)  # fmt: skip
+"""Distributions that some bench compares with."""
+
 
 def environment(threads: int) -> Record:
     """Processor, versions and commit, as they go into the JSON."""
@@ -47,7 +56,30 @@ def environment(threads: int) -> Record:
         "simtile": simtile.__version__,
         "kernel": platform.release(),
         "load_before": os.getloadavg(),
+        "command": " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch_cpu": torch.backends.cpu.get_cpu_capability(),
+        "blas": blas(),
+        "peers": {name: version for name in PEERS if (version := version_of(name)) is not None},
     }
+
+
+def version_of(distribution: str) -> str | None:
+    """None where it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def blas() -> list[str] | None:
+    """Thread pools and BLAS libraries of this process, with the kernel that each took; None without threadpoolctl."""
+    if importlib.util.find_spec("threadpoolctl") is None:
+        return None
+    from threadpoolctl import threadpool_info
+
+    kinds = ("internal_api", "version", "architecture")
+    return sorted({" ".join(str(pool[k]) for k in kinds if pool.get(k)) for pool in threadpool_info()})
 
 
 def cpu_name() -> str:
@@ -148,6 +180,15 @@ class PeakMemory:
         self.extra = max(0, _high_water() - self._before)
 
 
+def available_memory() -> float:
+    """Bytes that a process could still take; infinity where the system does not say."""
+    try:
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return float("inf")
+    return 1024.0 * int(found[1]) if found else float("inf")
+
+
 def _status(field: str) -> int:
     found = re.search(rf"^{field}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert found, field
@@ -184,7 +225,8 @@ class Ceilings:
 
     @classmethod
     def measured(cls, threads: int) -> Ceilings:
-        return cls(microkernel("ceilings", str(threads)))
+        """None at all where no cargo could build the program that measures them: shares are then unknown."""
+        return cls(microkernel("ceilings", str(threads)) if shutil.which("cargo") else [])
 
     def rate(self, dtype: str, threads: int = 1, isa: str | None = None) -> float | None:
         """Of ``threads`` busy cores, each; None where ``isa`` (default: the best) has no such instruction."""

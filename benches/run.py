@@ -1,187 +1,52 @@
-"""`make bench`: all CPU benches, as tables and one JSON file.
+"""`simtile bench`, `make bench`: the benches of this checkout, as tables, one JSON file and one page of plots.
 
-    python benches/run.py              about 17 minutes on two quiet cores (plus a minute to compile, the first time)
-    python benches/run.py --quick      the main shapes alone, about 5 minutes
-    python benches/run.py --record     keep the results as benches/results/<processor>.json
+    python benches/run.py                        every suite, without other libraries
+    python benches/run.py losses search --peers  two suites, beside the peers that are installed
+    python benches/run.py --quick --peers        the main shapes alone, under three minutes on two quiet cores
+    python benches/run.py all --peers --record   keep the results as benches/results/<processor>.json
 
-The ceilings of a core come first, so that every rate is a share of what this machine can do. GPU: ``gpu.py``.
+The first run compiles the programs of ``microkernel/``, which takes a minute more. The JSON is written after every
+suite, so that a run that is stopped keeps what it measured. GPU: ``gpu.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
+import time
+from pathlib import Path
 
-import bench_drop_ins
-import bench_info_nce
-import bench_pair_lse
-import bench_pair_softplus
-import bench_small_batches
-from harness import number, print_table, python, race_parser, save
-from machine import BENCHES, OUT, Ceilings, Record, environment, microkernel
-
-BAR_CEILING = {"float32": 272, "bfloat16": 545, "int8": 1090}
-"""GFLOP/s per core of the machine (Zen 5) that the project's targets were set on."""
-
-TILE_BAR = {"float32": 230, "bfloat16": 460, "int8": 950}
-PLAN_BAR = {"float32": 200, "bfloat16": 380}
-"""The targets there: tile products, and the work of a whole loss with its gradients."""
-
-TORCH_MATMUL = """
-import json, statistics, time, torch
-torch.set_num_threads(1)
-x, y = torch.randn({side}, {dim}), torch.randn({side}, {dim})
-out, times = torch.empty({side}, {side}), []
-for _ in range({repeats} + 1):
-    begin = time.thread_time()
-    torch.mm(x, y.T, out=out)
-    times.append(time.thread_time() - begin)
-print(json.dumps({{"rate": 2 * {side} ** 2 * {dim} / statistics.median(times[1:]) / 1e9}}))
-"""
-"""torch's float32 product on one thread, like the tiles in CPU time."""
+import suites
+from harness import race_parser, save
+from machine import OUT, Record, environment
+from report import write_report
 
 
-def ceilings(threads: int) -> Ceilings:
-    found = Ceilings.measured(threads)
-    print_table(
-        "Ceilings: multiply-adds on registers, GFLOP/s per core (GOP/s for int8)",
-        ("isa", "dtype", "one core busy", f"{threads} busy"),
-        [
-            (r["isa"], r["dtype"], f"{r['rate']:.0f}", number(found.rate(r["dtype"], threads, r["isa"]), "{:.0f}"))
-            for r in found.records
-            if r["threads"] == 1
-        ],
-    )
-    return found
-
-
-def tiles(limit: Ceilings, *, quick: bool) -> list[Record]:
-    """The engine's register tiles alone, and what row and column log-sum-exp cost on top."""
-    records = []
-    for dim in (384,) if quick else (384, 768):
-        records += microkernel("tiles", str(dim), "3" if quick else "7")
-    table = []
-    for r in records:
-        bar = TILE_BAR[r["dtype"]] / BAR_CEILING[r["dtype"]]
-        best = r["isa"] == limit.records[0]["isa"]
-        share = limit.share(r["rate"], r["dtype"], 1, r["isa"])
-        lse = r["lse_rate"]
-        table.append([
-            r["isa"], r["dtype"], r["dim"], f"{r['rate']:.0f}", number(share, "{:.0%}"),
-            f"{bar:.0%}" if best else "-", f"{r['packed_rate']:.0f}", number(lse, "{:.0f}"),
-            number(lse and r["packed_rate"] / lse - 1, "{:+.1%}"), number(lse and r["rate"] / lse - 1, "{:+.1%}"),
-        ])  # fmt: skip
-    print_table(
-        "Tile products on one thread, GFLOP/s by CPU time; log-sum-exp of rows and columns in the same walk",
-        (
-            "isa",
-            "dtype",
-            "D",
-            "tile",
-            "of ceiling",
-            "bar",
-            "with packing",
-            "with LSE",
-            "over packing",
-            "over tile",
-        ),
-        table,
-    )
-    return records
-
-
-def crates(tile_records: list[Record], *, quick: bool) -> list[Record]:
-    """C = X Yᵀ in float32 by well-kept crates, and torch's product beside the AVX2 path."""
-    repeats = 3 if quick else 7
-    records, table = [], []
-    for dim in (384,) if quick else (384, 768):
-        found = microkernel("crates", str(dim), str(repeats))
-        side = found[0]["side"]
-        torch_rate = python("-c", TORCH_MATMUL.format(side=side, dim=dim, repeats=repeats), threads=1)["rate"]
-        found.append({"what": "crate", "name": "torch.mm", "side": side, "dim": dim, "rate": round(torch_rate, 1)})
-        avx2 = [r for r in tile_records if (r["isa"], r["dtype"], r["dim"]) == ("avx2", "float32", dim)]
-        own = found[0]["rate"]
-        table += [(dim, r["name"], f"{r['rate']:.0f}", f"{r['rate'] / own:.2f}") for r in found]
-        table += [(dim, "AVX2 tile", f"{r['rate']:.0f}", f"{r['rate'] / torch_rate:.2f} of torch") for r in avx2]
-        records += found
-    print_table(
-        "C = X Yᵀ, float32, one thread, GFLOP/s by CPU time; the crates have no bfloat16, no bytes and no epilogue",
-        ("D", "product", "rate", "of the tile"),
-        table,
-    )
-    return records
-
-
-def print_bars(results: dict[str, Record], limit: Ceilings) -> None:
-    """Rates of whole losses beside the targets, both as shares of their own machine's ceiling."""
-    table = []
-    for name in ("info_nce", "pair_softplus"):
-        for r in results[name]["rows"]:
-            if r.get("rate") is not None:
-                bar = PLAN_BAR[r["dtype"]] / BAR_CEILING[r["dtype"]]
-                ceiling = limit.rate(r["dtype"], r["threads"])
-                table.append([
-                    name, r["variant"], r["dtype"], r["dim"], f"{r['rate']:.0f}", f"{r['cpu_rate']:.0f}",
-                    number(ceiling, "{:.0f}"),
-                    number(r["share"], "{:.0%}"), number(r["cpu_share"], "{:.0%}"),
-                    f"{bar:.0%} ({PLAN_BAR[r['dtype']]} where the ceiling was {BAR_CEILING[r['dtype']]})",
-                ])  # fmt: skip
-    print_table(
-        "Plan rates: GFLOP/s per core of 3u one-sided and 4u two-sided, by the clock and by CPU time",
-        ("loss", "variant", "dtype", "D", "rate", "CPU time", "ceiling", "share", "CPU time", "bar"),
-        table,
-    )
-
-
-def search(*, quick: bool) -> Record | None:
-    """The search bench is a program of its own; its JSON joins ours."""
-    program = BENCHES / "bench_search_exact.py"
-    if not program.exists():
-        return None
-    OUT.mkdir(exist_ok=True)
-    written = OUT / "search_exact.json"
-    rounds, runs = ("2", "3") if quick else ("3", "5")
-    command = [sys.executable, str(program), "--rounds", rounds, "--runs", runs, "--json", str(written)]
-    subprocess.run(command, check=True)
-    found: Record = json.loads(written.read_text())
-    return found
-
-
-def hubness(*, quick: bool) -> Record:
-    """Likewise the bench of hubness corrections."""
-    rounds, runs = ("2", "2") if quick else ("3", "3")
-    command = [sys.executable, str(BENCHES / "bench_hubness.py"), "--rounds", rounds, "--runs", runs]
-    only = ["--only", "simtile f32", "simtile bf16", "torch loop f32", "torch loop bf16"] if quick else []
-    subprocess.run([*command, *only], check=True)
-    found: Record = json.loads((OUT / "hubness.json").read_text())
-    return found
+def chosen(names: list[str]) -> list[str]:
+    """In the order in which they run; "all" and nothing mean all."""
+    return [name for name in suites.SUITES if not names or "all" in names or name in names]
 
 
 def main() -> None:
     parser = race_parser(__doc__)
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"{', '.join(suites.SUITES)} or all (the default)")
+    parser.add_argument("--peers", action="store_true", help="beside other libraries, where installed")
+    parser.add_argument("--output", type=Path, default=OUT / "report", help="folder of the page")
     options: argparse.Namespace = parser.parse_args()
-    results: Record = {"machine": environment(options.threads)}
+    unknown = set(options.suites) - {*suites.SUITES, "all"}
+    if unknown:
+        parser.error(f"suite: one of {', '.join(suites.SUITES)} and all, got {', '.join(sorted(unknown))}")
+    results: Record = {"machine": environment(options.threads), "quick": options.quick, "not_run": [], "seconds": {}}
     m = results["machine"]
     print(f"{m['cpu']}, {m['cores']} cores, {m['isa']}; torch {m['torch']}, simtile {m['simtile']} ({m['commit']})")
-    print(
-        f'load before the run: {m["load_before"][0]:.1f} ("disturbed" = the machine\'s share taken by others or stolen)'
-    )
-    limit = ceilings(options.threads)
-    results["ceilings"] = limit.records
-    results["tiles"] = tiles(limit, quick=options.quick)
-    results["crates"] = crates(results["tiles"], quick=options.quick)
-    for bench in (bench_info_nce, bench_pair_softplus, bench_pair_lse):
-        results[bench.BENCH.stem] = bench.run(options, limit)
-    results["small_batches"] = bench_small_batches.run(options.threads, quick=options.quick)
-    results["drop_ins"] = bench_drop_ins.run(options)
-    print_bars(results, limit)
-    found = search(quick=options.quick)
-    if found is not None:
-        results["search_exact"] = found
-    results["hubness"] = hubness(quick=options.quick)
-    print(f"\n{save('bench', results, keep=options.record)}")
+    print(f'load before the run: {m["load_before"][0]:.1f} ("disturbed" = the share taken by others or stolen)')
+    for name in chosen(options.suites):
+        started = time.monotonic()
+        suites.SUITES[name](options, results)
+        results["seconds"][name] = round(time.monotonic() - started, 1)
+        path = save("bench", results, keep=options.record)
+    for entry in results["not_run"]:
+        print(f"not run: {entry['suite']}: {entry['what']}: {entry['why']}")
+    print(f"\n{path}, {sum(results['seconds'].values()):.0f} s\n{write_report(results, options.output)}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How a loss is judged against its dense equation (:mod:`dense_losses`): values and all gradients, every plan."""
+"""How a loss is judged against its dense equation (:mod:`dense_losses`): values, all gradients, every plan, memory."""
 
 from __future__ import annotations
 

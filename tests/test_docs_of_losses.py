@@ -10,10 +10,11 @@ import torch
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = (
-    "cached_loss", "clip_rocket", "cmim", "contrastive_gap", "cwcl", "dcl", "distillation_loss", "filtered_info_nce",
-    "focal_info_nce", "gated_info_nce", "hcl", "info_nce", "late_interaction", "layers", "listwise",
-    "margin_info_nce", "meta_contrast", "momentum_queue", "multi_positive", "multitask", "nt_xent", "score_losses",
-    "sigmoid_loss", "sup_con", "swav", "targets",
+    "amcl", "cached_loss", "clip_rocket", "cmim", "contrastive_gap", "cwcl", "dcl", "deep_boosting",
+    "distillation_loss", "filtered_info_nce", "focal_info_nce", "gated_info_nce", "hcl", "info_nce",
+    "late_interaction", "layers", "listwise", "margin_info_nce", "matryoshka_2d", "meta_contrast", "mixing",
+    "momentum_queue", "multi_positive", "multitask", "nt_xent", "progressive_info_nce", "score_losses",
+    "sigmoid_loss", "sup_con", "swav", "targets", "word_repetition",
 )  # fmt: skip
 B, K, D, E = 12, 4, 8, 5
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Literal, overload
 
 import torch
@@ -79,12 +78,17 @@ def pair_reduce(
         raise ValueError(f"chunk: at least 1 row, got {chunk}")
     M, N = x.shape[0], y.shape[0]
     rows = chunk or chunk_rows(M, N, max(x.dtype.itemsize, 4), WORKSPACE_BYTES)
-    step = functools.partial(_chunk, score_mod=score_mod, reduce=reduce, k=k)
-    parts: list[tuple[Tensor, ...]] = [
-        checkpoint(step, x[start : start + rows], y, start, use_reentrant=False) for start in range(0, max(M, 1), rows)
-    ]
-    joined = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
+    joined = by_rows(lambda part: _chunk(x[part], y, part.start, score_mod=score_mod, reduce=reduce, k=k), M, rows)
     return joined[0] if reduce != "topk" else TopK(joined[0], joined[1])
+
+
+def by_rows(compute: Callable[[slice], tuple[Tensor, ...]], M: int, step: int) -> list[Tensor]:
+    """The results of ``compute(rows)``, ``step`` of M rows at a time, joined; computed again in the backward pass."""
+    parts: list[tuple[Tensor, ...]] = [
+        checkpoint(compute, slice(start, min(start + step, M)), use_reentrant=False)
+        for start in range(0, max(M, 1), step)
+    ]
+    return [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
 
 
 def _chunk(

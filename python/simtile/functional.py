@@ -39,13 +39,15 @@ from simtile._losses.cwcl import cwcl
 from simtile._losses.dcl import dcl
 from simtile._losses.distillation import distillation_loss
 from simtile._losses.filtered import filtered_info_nce
-from simtile._losses.focal import focal_info_nce, list_mixing, pair_mixing
+from simtile._losses.focal import focal_info_nce
 from simtile._losses.gated import gate_entropy, gated_info_nce
 from simtile._losses.hcl import hcl
 from simtile._losses.margin import margin_info_nce
 from simtile._losses.margin_mse import margin_mse
 from simtile._losses.matryoshka import matryoshka_info_nce
+from simtile._losses.matryoshka_2d import matryoshka_2d
 from simtile._losses.meta_contrast import margin_regularizer, meta_contrast
+from simtile._losses.mixtures import list_mixing, pair_mixing
 from simtile._losses.multi_positive import multi_positive_info_nce
 from simtile._losses.nt_xent import nt_xent
 from simtile._losses.scores import score_info_nce, soft_repa
@@ -105,6 +107,7 @@ __all__ = [
     "margin_info_nce",
     "margin_mse",
     "margin_regularizer",
+    "matryoshka_2d",
     "matryoshka_info_nce",
     "merge_lse",
     "merge_stats",

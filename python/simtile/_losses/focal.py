@@ -1,11 +1,4 @@
-"""KaLM-Embedding's InfoNCE: a focal weight, and hard negatives mixed online from others, in score space.
-
-The cosine of a query with the mixture m = Σ_k α_k h_k of its hard negatives needs no mixture:
-
-    cos(q, m) = Σ_k α_k <q, h_k> / sqrt(αᵀ G α),  G_kl = <h_k, h_l>
-
-so S mixtures of K negatives cost the K scores and a K x K Gram matrix a query instead of S vectors.
-"""
+"""KaLM-Embedding's InfoNCE: a focal weight, and hard negatives mixed online from others, in score space."""
 
 from __future__ import annotations
 
@@ -17,8 +10,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from simtile._losses.batch import checked_batch
-from simtile._normalize import SHORTEST, unit
-from simtile._pairs import Pairs, Scale, as_ids_pair, check_like, loss_dtype
+from simtile._losses.mixtures import mixed_scores
+from simtile._normalize import unit
+from simtile._pairs import Pairs, Scale, as_ids_pair, check_like
 from simtile.kernels.reference_torch import logsumexp, merge_lse, softplus
 from simtile.targets import row_dot
 
@@ -97,45 +91,3 @@ def focal_info_nce(
     z = z.masked_fill(empty, 0.0)
     loss = (gamma * logsigmoid(z)).exp() * softplus(z) if gamma != 0 else softplus(z)
     return batch.reduced(loss.masked_fill(empty, 0.0))
-
-
-def mixed_scores(scores: Tensor, hard: Tensor, mixing: Tensor) -> Tensor:
-    """(M, S) cosines with normalised mixtures Σ_k α_isk h_ik, from the cosines (M, K) with unit rows h (M, K, D).
-
-    Metrix (arXiv:2106.04990) and MoCHi (arXiv:2010.01028) make the same mixtures as vectors.
-    """
-    M, K = scores.shape
-    if mixing.ndim != 3 or mixing.shape[0] != M or mixing.shape[2] != K:
-        raise ValueError(f"mixing: shape ({M}, S, {K}), got {tuple(mixing.shape)}")
-    alpha, wide = mixing.detach().to(scores.dtype), hard.to(scores.dtype)
-    with torch.autocast(scores.device.type, enabled=False):
-        gram = wide @ wide.mT
-        squared = ((alpha @ gram) * alpha).sum(-1)
-        return (alpha @ scores.unsqueeze(-1)).squeeze(-1) / squared.clamp_min(SHORTEST**2).sqrt()
-
-
-def pair_mixing(
-    rows: int, negatives: int, mixtures: int, *, alpha: float = 2.0, generator: torch.Generator | None = None,
-    device: torch.device | None = None,
-) -> Tensor:  # fmt: skip
-    """Weights (rows, mixtures, negatives) of mixtures of two: λ and 1 - λ, λ ~ Beta(alpha, alpha), of two at random.
-
-    Raises ValueError for fewer than two negatives.
-    """
-    if negatives < 2:
-        raise ValueError(f"negatives: at least 2 to mix, got {negatives}")
-    first = torch.randint(negatives, (rows, mixtures), generator=generator)
-    second = (first + torch.randint(1, negatives, (rows, mixtures), generator=generator)) % negatives
-    # A Beta draw as a ratio of Gamma draws: torch.distributions takes no generator.
-    draws = torch._standard_gamma(torch.full((2, rows, mixtures), alpha), generator=generator)
-    share = draws[0] / draws.sum(0)
-    weights = torch.zeros(rows, mixtures, negatives)
-    weights.scatter_(2, first[..., None], share[..., None]).scatter_(2, second[..., None], 1 - share[..., None])
-    return weights.to(device)
-
-
-def list_mixing(query: Tensor, row_negatives: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Weights (M, 1, K) of one mixture of all of a query's negatives: the softmax of their cosines."""
-    with torch.no_grad():
-        scores = row_dot(unit(query).unsqueeze(1), unit(row_negatives)).to(loss_dtype(query))
-        return torch.softmax(scores / temperature, 1).unsqueeze(1)

@@ -12,12 +12,14 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
+from simtile.losses._adaptive import AMCLLoss, DeepBoostingLoss, MaxViolationLoss, ProgressiveInfoNCELoss
 from simtile.losses._cached import CachedLoss, encode_in_chunks
 from simtile.losses._crops import BarlowTwinsLoss, MultiCropInfoNCELoss, SiameseLoss, SwALIPLoss
 from simtile.losses._gated import HydraLoss, LabelGate
 from simtile.losses._info_nce import CWCLLoss, FilteredInfoNCELoss, InfoNCELoss, NTXentLoss, SupConLoss
 from simtile.losses._listwise import StableDistillationLoss, STSLoss, WassersteinLoss
-from simtile.losses._matryoshka import MatryoshkaInfoNCELoss
+from simtile.losses._matryoshka import Matryoshka2dLoss, MatryoshkaInfoNCELoss
+from simtile.losses._mixing import MetrixLoss, SupReMixLoss
 from simtile.losses._module import ContrastiveLoss
 from simtile.losses._queue import MomentumQueue, momentum_update
 from simtile.losses._relatives import (
@@ -33,6 +35,7 @@ from simtile.losses._swav import SwAVLoss
 from simtile.losses._views import DCLLoss, HCLLoss
 
 __all__ = [
+    "AMCLLoss",
     "BarlowTwinsLoss",
     "CMIMLoss",
     "CWCLLoss",
@@ -40,6 +43,7 @@ __all__ = [
     "ContrastiveGapLoss",
     "ContrastiveLoss",
     "DCLLoss",
+    "DeepBoostingLoss",
     "DistillationLoss",
     "FilteredInfoNCELoss",
     "FocalInfoNCELoss",
@@ -48,19 +52,24 @@ __all__ = [
     "InfoNCELoss",
     "LabelGate",
     "MarginInfoNCELoss",
+    "Matryoshka2dLoss",
     "MatryoshkaInfoNCELoss",
     "MaxSimLoss",
+    "MaxViolationLoss",
     "MetaContrastLoss",
+    "MetrixLoss",
     "MomentumQueue",
     "MultiCropInfoNCELoss",
     "MultiPositiveInfoNCELoss",
     "NTXentLoss",
+    "ProgressiveInfoNCELoss",
     "STSLoss",
     "SiameseLoss",
     "SigLIPLoss",
     "SoftREPALoss",
     "StableDistillationLoss",
     "SupConLoss",
+    "SupReMixLoss",
     "SwALIPLoss",
     "SwAVLoss",
     "WassersteinLoss",

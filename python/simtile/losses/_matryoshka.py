@@ -1,4 +1,4 @@
-"""InfoNCE of several prefixes as a module."""
+"""InfoNCE of several prefixes, and of several layers, as modules."""
 
 from __future__ import annotations
 
@@ -63,4 +63,43 @@ class MatryoshkaInfoNCELoss(ContrastiveLoss):
         return functional.matryoshka_info_nce(
             query, key, temperature=self.current_temperature(), query_ids=query_ids, key_ids=key_ids, weight=weight,
             **self.options,
+        )  # fmt: skip
+
+
+class Matryoshka2dLoss(ContrastiveLoss):
+    """Matryoshka InfoNCE of several layers, each drawn to the last, arXiv:2402.14776.
+
+    Parameters
+    ----------
+    dims : sequence of int      the prefixes' lengths
+    temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
+    layer_weights, kl_weight, kl_temperature, weights, symmetric, reduction
+        see :func:`simtile.functional.matryoshka_2d`
+    """
+
+    def __init__(
+        self, dims: Sequence[int], temperature: float = 0.05, *, learn_temperature: bool = False,
+        max_scale: float = 100.0, layer_weights: Sequence[float] | None = None, kl_weight: float = 1.0,
+        kl_temperature: float = 0.3, weights: Sequence[float] | None = None, symmetric: bool = False,
+        reduction: Reduction = "mean",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            temperature, learn_temperature, max_scale, dims=list(dims), layer_weights=layer_weights,
+            kl_weight=kl_weight, kl_temperature=kl_temperature, weights=weights, symmetric=symmetric,
+            reduction=reduction,
+        )  # fmt: skip
+
+    def forward(
+        self,
+        query_layers: Sequence[Tensor],
+        key_layers: Sequence[Tensor],
+        *,
+        query_ids: Tensor | None = None,
+        key_ids: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of layers of queries (M, D) and keys (N, D), the last one last."""
+        return functional.matryoshka_2d(
+            query_layers, key_layers, temperature=self.current_temperature(), query_ids=query_ids, key_ids=key_ids,
+            weight=weight, **self.options,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What the contrastive modules share: a temperature, fixed or learnt, and how they print."""
+"""What the modules share: options, a temperature, fixed or learnt, and how they print."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 
-class ContrastiveLoss(nn.Module):
+class Loss(nn.Module):
+    """Base of the losses: ``options`` are passed on to the function in every call."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def extra_repr(self) -> str:
+        """What distinguishes this loss when it is printed."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.options.items() if value is not None)
+
+
+class ContrastiveLoss(Loss):
     """Base of the losses with a temperature.
 
     Parameters
@@ -25,12 +37,11 @@ class ContrastiveLoss(nn.Module):
     """
 
     def __init__(self, temperature: float, learn_temperature: bool, max_scale: float, **options: Any) -> None:
-        super().__init__()
+        super().__init__(**options)
         for name, value in (("temperature", temperature), ("max_scale", max_scale)):
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}: a finite number above 0, got {value}")
         self.temperature, self.max_scale = float(temperature), float(max_scale)
-        self.options = options
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature))) if learn_temperature else None
 
     def current_temperature(self) -> float | Tensor:
@@ -42,5 +53,4 @@ class ContrastiveLoss(nn.Module):
     def extra_repr(self) -> str:
         """What distinguishes this loss when it is printed."""
         learnt = ", learn_temperature=True" if self.log_scale is not None else ""
-        options = "".join(f", {name}={value!r}" for name, value in self.options.items() if value is not None)
-        return f"temperature={self.temperature:g}{learnt}{options}"
+        return ", ".join(filter(None, [f"temperature={self.temperature:g}{learnt}", super().extra_repr()]))

@@ -5,6 +5,7 @@
     simtile.targets      target weights that factorise, for new losses   pip install "simtile[torch]"
     simtile.search       nearest neighbours, exact and by a graph        numpy is enough
     simtile.hubness      hubness: measured, corrected, exported          numpy is enough
+    simtile.corpus       coresets, clusters, importance of items         numpy is enough
     simtile.cur          an expensive scorer's favourites in few calls   numpy is enough
     simtile.evaluation   small evaluations of embedding spaces           see its modules
     simtile.distributed  the losses over several processes               pip install "simtile[torch]"
@@ -22,13 +23,14 @@ from typing import TYPE_CHECKING
 from simtile._extras import missing_extra
 
 if TYPE_CHECKING:
-    from simtile import cur, distributed, evaluation, functional, hubness, integrations, losses, search, targets
+    from simtile import corpus, cur, distributed, evaluation, functional, hubness, integrations, losses, search, targets
     from simtile.functional import explain
     from simtile.integrations import patch, unpatch
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "corpus",
     "cur",
     "distributed",
     "evaluation",
@@ -44,7 +46,18 @@ __all__ = [
 ]
 
 _SUBMODULES = frozenset(
-    {"cur", "distributed", "evaluation", "functional", "hubness", "integrations", "losses", "search", "targets"}
+    {
+        "corpus",
+        "cur",
+        "distributed",
+        "evaluation",
+        "functional",
+        "hubness",
+        "integrations",
+        "losses",
+        "search",
+        "targets",
+    }
 )
 _MODULE_OF = {"explain": "simtile.functional", "patch": "simtile.integrations", "unpatch": "simtile.integrations"}
 

@@ -33,6 +33,10 @@ __all__ = [
     "GraphStore",
     "IndexFileError",
     "__version__",
+    "facility_dense",
+    "facility_lists",
+    "facility_vectors",
+    "importance",
     "isas",
     "nested_grad",
     "nested_lse",
@@ -321,6 +325,28 @@ def pair_stats(
     lse[b] = log Σ_i exp(betas[b] s_ij), -inf for an empty bank; the variance is the population's; top holds the k
     largest scores in descending order, padded with -inf, so that statistics of parts of a bank merge.
     """
+
+def importance(ids: _I64, utilities: _F64, weights: _F64, k: int, *, num_threads: int = 1) -> tuple[_F64, _F64]:
+    """(values (Q,), gradient (N,)) of the expected mean utility of the first k retrieved items that are there.
+
+    ids (Q, M): best first, padded with -1, no item twice; utilities (Q, M); weights (N,): probabilities to be there.
+    The gradient is that of the sum of all values.
+    """
+
+def facility_vectors(
+    vectors: _F32, bias: _F32, unit: float, size: int, *, num_threads: int = 1, isa: str | None = None
+) -> tuple[_I64, _F64, _I64]:
+    """(ids (size,), gains (size,), owners (N,)): lazy greedy facility location.
+
+    s_ij = unit <x_i, x_j> + bias_i + bias_j; bias (N,) has to make all of them at least 0.
+    owners: place among the chosen, of the most similar one.
+    """
+
+def facility_dense(similarity: _F32, size: int) -> tuple[_I64, _F64, _I64]:
+    """As ``facility_vectors``, of a matrix (candidates, items) of values of at least 0; owner -1 where all are 0."""
+
+def facility_lists(ids: _I64, scores: _F32, self_similarity: float, size: int) -> tuple[_I64, _F64, _I64]:
+    """As ``facility_dense``, of the matrix of scores of neighbours (N, k) and self_similarity on its diagonal."""
 
 @final
 class ExactStore:

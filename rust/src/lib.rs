@@ -8,8 +8,10 @@
 pub mod buffer;
 pub mod error;
 pub mod exact;
+pub mod facility;
 pub mod grad;
 pub mod graph;
+pub mod importance;
 pub mod limits;
 pub mod logsum;
 pub mod lse;

@@ -1,6 +1,7 @@
 //! `simtile._core`: the only folder that knows Python. Signatures and meaning: `python/simtile/_core.pyi`.
 
 mod arguments;
+mod corpus;
 mod gradients;
 mod graph;
 mod nested;
@@ -30,6 +31,10 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(reductions::pair_rank, m)?)?;
     m.add_function(wrap_pyfunction!(search::pair_topk, m)?)?;
     m.add_function(wrap_pyfunction!(search::pair_stats, m)?)?;
+    m.add_function(wrap_pyfunction!(corpus::importance, m)?)?;
+    m.add_function(wrap_pyfunction!(corpus::facility_vectors, m)?)?;
+    m.add_function(wrap_pyfunction!(corpus::facility_dense, m)?)?;
+    m.add_function(wrap_pyfunction!(corpus::facility_lists, m)?)?;
     m.add_class::<search::ExactStore>()?;
     m.add_class::<graph::GraphStore>()?;
     m.add("IndexFileError", m.py().get_type::<graph::IndexFileError>())?;

@@ -6,7 +6,7 @@ The maps feed a decoder and are trained by a cross-entropy per pixel, whose temp
 attention in a region, of which region losses are made [2], is a quotient of two sums of exponentials: the map itself is
 not needed.
 
-[1] Rao et al. 2022, DenseCLIP, arXiv:2112.01518. [2] Fine-grained attention regularisation, arXiv:2504.03292.
+[1] Rao et al. 2022, DenseCLIP, arXiv:2112.01518. [2] FaR (Fuse-and-Refine), arXiv:2504.03292.
 """
 
 from __future__ import annotations

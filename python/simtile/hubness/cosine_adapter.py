@@ -24,8 +24,8 @@ class CosineAdapter(nn.Module):
     Parameters
     ----------
     dim : int      of the query embeddings
-    shape : {"linear", "sqrt", "quadratic", "power"}      the logit is a·g(s) + b with g(s) = s, √s, s², s^c of s >= 0;
-        a and c are positive by a softplus, so that the logit rises
+    shape : {"linear", "sqrt", "quadratic", "power"}      the logit is a·(g(s) - m) / d + b with g(s) = s, √s, s², s^c
+        of s >= 0; a and c are positive by a softplus, so that the logit rises
     hidden : int      width of the one hidden layer
 
     Examples
@@ -43,22 +43,30 @@ class CosineAdapter(nn.Module):
             raise ValueError(f"shape: one of 'linear', 'sqrt', 'quadratic', 'power', got {shape!r}")
         self.shape = shape
         self.net = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+        # m and d. Cosines of one model often lie within a few hundredths: without them the net would have to find
+        # slopes and offsets of a hundred before it could tell queries apart.
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("deviation", torch.tensor(0.1))
 
     def logits(self, queries: Tensor, scores: Tensor) -> Tensor:
         """(M, k) logits of scores (M, k) of queries (M, dim)."""
         slope, offset, power = self.net(queries).unbind(dim=1)
-        a = 10 * nn.functional.softplus(slope)[:, None]
+        standard = (self._mapped(scores, power) - self.mean) / self.deviation
+        result: Tensor = nn.functional.softplus(slope)[:, None] * standard + offset[:, None]
+        return result
+
+    def _mapped(self, scores: Tensor, power: Tensor) -> Tensor:
+        """g (M, k) of scores (M, k) and powers (M,) before their softplus."""
         positive = scores.clamp_min(0.0)
         if self.shape == "linear":
-            mapped = scores
-        elif self.shape == "sqrt":
-            mapped = (positive + 1e-12).sqrt()  # a finite gradient at 0
-        elif self.shape == "quadratic":
-            mapped = positive.square()
-        else:
-            mapped = (positive + 1e-12) ** (nn.functional.softplus(power)[:, None] + 0.1)
-        result: Tensor = a * mapped + offset[:, None]
-        return result
+            return scores
+        if self.shape == "sqrt":
+            return (positive + 1e-12).sqrt()  # a finite gradient at 0
+        if self.shape == "quadratic":
+            return positive.square()
+        return (positive + 1e-12) ** (nn.functional.softplus(power)[:, None] + 0.1)
 
     def forward(self, queries: Tensor, scores: Tensor) -> Tensor:
         """(M, k) probabilities, in the order of the scores."""
@@ -68,13 +76,20 @@ class CosineAdapter(nn.Module):
         self, queries: Tensor, scores: Tensor, relevant: Tensor, *, epochs: int = 50, batch: int = 256,
         lr: float = 1e-3, seed: int = 0,
     ) -> list[float]:  # fmt: skip
-        """Train on queries (M, dim), scores (M, k) and relevance (M, k) in 0..1; returns the loss of each epoch."""
+        """Train on queries (M, dim), scores (M, k) and relevance (M, k) in 0..1; returns the loss of each epoch.
+
+        m and d become mean and standard deviation of g(scores).
+        """
         if scores.shape != relevant.shape or len(queries) != len(scores):
             raise ValueError(
                 f"queries, scores, relevant: (M, dim), (M, k), (M, k), got {tuple(queries.shape)}, "
                 f"{tuple(scores.shape)}, {tuple(relevant.shape)}"
             )
         optimiser = torch.optim.Adam(self.parameters(), lr=lr)
+        with torch.no_grad():
+            mapped = self._mapped(scores, self.net(queries)[:, 2])
+            self.mean.copy_(mapped.mean())
+            self.deviation.copy_(mapped.std().clamp_min(1e-6))
         generator = torch.Generator().manual_seed(seed)
         history = []
         self.train()

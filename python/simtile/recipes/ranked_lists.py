@@ -32,7 +32,8 @@ def dbnorm(*, max_pairs: int, beta: float, beta_gallery: float) -> Outcome:
         if reducer is None:
             _, ids = ExactIndex(pairs.code, metric="cosine").search(asked, 10)
         else:
-            reducer.fit(pairs.code, query_bank=pairs.query[1::2], gallery_bank=pairs.other_code)
+            other = pairs.other_code if "Dual" in name else None
+            reducer.fit(pairs.code, query_bank=pairs.query[1::2], gallery_bank=other)
             _, ids = reducer.search(asked, 10)
         recalls[name] = retrieval_report(ranks_in_lists(ids, truth)).recall_at[10]
         table[f"recall@10, {name}"] = recalls[name]
@@ -50,7 +51,7 @@ def cosadapter(*, max_pairs: int, k: int, epochs: int, seed: int) -> Outcome:
     queries, cosines, labels = (torch.from_numpy(part) for part in (unit, scores, relevant.astype(np.float32)))
     torch.manual_seed(seed)
     adapter = CosineAdapter(unit.shape[1])
-    adapter.fit(queries[train], cosines[train], labels[train], epochs=epochs, seed=seed)
+    adapter.fit(queries[train], cosines[train], labels[train], epochs=epochs, batch=32, seed=seed)
     with torch.no_grad():
         mapped = adapter(queries, cosines).double().numpy()
     test = ~train

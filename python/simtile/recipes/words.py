@@ -80,24 +80,32 @@ def genecis(*, queries: int, others: int, seed: int) -> Outcome:
     return Outcome(reports[0].recall_at[1], reports[1].recall_at[1], table)
 
 
-def augclip(*, queries: int, others: int, seed: int) -> Outcome:
-    """An edit, "to the past tense", scored against the projection of the source onto the plane between both tenses."""
+def augclip(*, queries: int, seed: int) -> Outcome:
+    """An edit, "to the past tense", scored against the projection of the source onto the plane between both tenses.
+
+    Pairs of candidates: the right form and the past tense of another word (what is to be kept is lost), and the right
+    form and another form of the same word (what is to change does not).
+    """
     forms = _Forms.draw(queries, seed)
     ending = ENDINGS.index("ed")
     source, target = forms.train_base, forms.train_ended[:, ending]
     w, b = separating_hyperplane(source, target, C=10.0)
-    rng = np.random.default_rng(seed)
-    candidates = []
-    for verb in range(queries):
-        distractors = rng.choice(np.delete(np.arange(queries), verb), others, replace=False)
-        own = [ending, *(e for e in range(len(ENDINGS)) if e != ending)]
-        candidates.append(np.concatenate([forms.ended[verb, own], forms.ended[distractors, ending]]))
-    items = np.concatenate(candidates)
-    each = len(candidates[0])
-    indptr, relevant = np.arange(queries + 1) * each, np.arange(queries * each) % each == 0
-    projected = gallery_recall(edit_scores(items, np.repeat(forms.base, each, axis=0), w, b), indptr, relevant)
-    caption = gallery_recall(items @ target.mean(axis=0), indptr, relevant)
-    return Outcome(projected.recall_at[1], caption.recall_at[1], {"chance, exactly": projected.chance_at[1]})
+    right = forms.ended[:, ending]
+    rivals = {
+        "another word's past tense": np.roll(right, 1, axis=0),
+        "the word's -s form": forms.ended[:, ENDINGS.index("s")],
+        "the word's -ing form": forms.ended[:, ENDINGS.index("ing")],
+    }
+    caption = target.mean(axis=0)
+    found = {}
+    for name, rival in rivals.items():
+        ahead = edit_scores(right, forms.base, w, b) > edit_scores(rival, forms.base, w, b)
+        found[f"right form preferred to {name}, by the projection"] = float(ahead.mean())
+        found[f"right form preferred to {name}, by the target alone"] = float(
+            (right @ caption > rival @ caption).mean()
+        )
+    kept = "right form preferred to another word's past tense, by "
+    return Outcome(found[f"{kept}the projection"], found[f"{kept}the target alone"], found)
 
 
 class _Forms(NamedTuple):

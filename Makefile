@@ -8,7 +8,7 @@ RUST := $(shell find rust -path rust/target -prune -o \( -name '*.rs' -o -name '
 CARGO := cargo
 MANIFEST := --manifest-path rust/Cargo.toml
 
-.PHONY: demo test test-rust test-python test-kernels test-neon lint bench kernels kernels-all build format clean
+.PHONY: demo test test-rust test-python test-kernels test-neon lint bench docs kernels kernels-all build format clean
 .DEFAULT_GOAL := build
 
 demo: build
@@ -52,6 +52,10 @@ lint: build
 bench: build
 	$(BIN)/python -m simtile bench --peers $(BENCH)
 
+# The site, in docs/build/html; a warning is an error. The tutorials are run by tests/test_docs.py.
+docs: build
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/build/html
+
 # Compile the GPU kernels ahead of time, without a GPU: spills, shared memory and tensor-core instructions are gates.
 kernels: build
 	$(BIN)/python -m simtile.kernels.aot
@@ -77,10 +81,10 @@ $(VENV)/dependencies.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "simtile needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt maturin
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,test,lint,bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,test,lint,bench,docs]'
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'simtile[peers]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) rust/target dist report .pytest_cache .mypy_cache .ruff_cache .hypothesis python/simtile/_core*.so
+	rm -rf $(VENV) rust/target dist report docs/build docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis python/simtile/_core*.so
 	find python kernels tests benches -name __pycache__ -type d -prune -exec rm -rf {} +

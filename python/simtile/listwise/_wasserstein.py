@@ -50,7 +50,7 @@ def wasserstein_loss(scores: Tensor, relevance: Tensor, *, temperature: Scale = 
     --------
     >>> graded = torch.tensor([[2.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
     >>> wasserstein_loss(torch.zeros(2, 3), graded)
-    tensor(0.1960)
+    tensor(0.3101)
     """
     check_matrix("scores", scores)
     if not isinstance(relevance, Tensor) or relevance.shape != scores.shape:

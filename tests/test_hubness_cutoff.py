@@ -57,6 +57,19 @@ def test_bad_cuts_are_named() -> None:
         monotone_map(one, "linear", -1.0)
 
 
+def test_an_adapter_does_not_mind_where_the_scores_lie_and_how_close_together(rng: np.random.Generator) -> None:
+    """Cosines of one model may all lie within a few hundredths."""
+    queries = torch.from_numpy(rng.normal(size=(60, 3)))
+    scores, relevant = (torch.from_numpy(rng.random((60, 5))) for _ in range(2))
+    found = []
+    for shifted in (scores, 0.9 + 0.01 * scores):
+        torch.manual_seed(0)
+        adapter = CosineAdapter(3, hidden=8).double()
+        adapter.fit(queries, shifted, relevant.round(), epochs=3, batch=20)
+        found.append(adapter(queries, shifted))
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-9)
+
+
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 40))
 def test_the_isotonic_map_is_scikit_learns(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

@@ -110,7 +110,10 @@ def linear_probe(
 
 
 def average_weights(zero_shot: Tensor, probe: Tensor, *, alpha: float = 0.5) -> Tensor:
-    """alpha·probe + (1 - alpha)·zero_shot, rows divided by their lengths before; (C, D)."""
+    """alpha·probe + (1 - alpha)·zero_shot (C, D), rows divided by their lengths before.
+
+    The authors' probe stays near unit length by itself, for it takes few small steps; this one need not.
+    """
     check_matrix("zero_shot", zero_shot)
     check_like("probe", probe, "zero_shot", zero_shot)
     if not 0 <= alpha <= 1:

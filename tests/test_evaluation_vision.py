@@ -175,6 +175,13 @@ def test_neither_volume_nor_map_is_stored():
     assert largest.elements < 4_200_000
 
 
+def test_soft_argmax_counts_beyond_what_bfloat16_can():
+    x = torch.zeros(2, 1, 300, dtype=torch.bfloat16)
+    x[0, 0, 299], x[1, 0, :299] = 1.0, 1.0
+    flow = soft_argmax(x[:, :, 299:], x, temperature=0.01)
+    torch.testing.assert_close(flow, torch.tensor([[[0.0, 299.0]]]), atol=1e-2, rtol=0)
+
+
 def test_soft_argmax_finds_where_everything_went():
     x = torch.eye(12).view(12, 3, 4)
     rows, columns = torch.meshgrid(torch.arange(3.0), torch.arange(4.0), indexing="ij")

@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
     raise missing_extra(error) from None
 
 from simtile._normalize import unit
+from simtile._pairs import loss_dtype
 from simtile.functional import pair_reduce
 
 __all__ = ["correlation_volume", "soft_argmax"]
@@ -43,7 +44,8 @@ def soft_argmax(source: Tensor, target: Tensor, *, temperature: float = 0.02, ch
 
     Returns
     -------
-    Tensor (H, W, 2)      (row, column), in 0..H' - 1 and 0..W' - 1; differentiable by both maps
+    Tensor (H, W, 2)      (row, column), in 0..H' - 1 and 0..W' - 1; differentiable by both maps; float32, or float64
+        for float64 maps
 
     Raises
     ------
@@ -60,7 +62,9 @@ def soft_argmax(source: Tensor, target: Tensor, *, temperature: float = 0.02, ch
         raise ValueError(f"temperature: above 0, got {temperature}")
     x, y = unit(source.flatten(1).T), unit(target.flatten(1).T)
     height, width = target.shape[1:]
-    places = torch.cartesian_prod(*(torch.arange(side, dtype=x.dtype, device=x.device) for side in (height, width)))
+    # Not in the inputs' dtype: bfloat16 cannot count beyond 256.
+    sides = (torch.arange(side, dtype=loss_dtype(x), device=x.device) for side in (height, width))
+    places = torch.cartesian_prod(*sides)
     # From 1 to 2, where a relative error is an absolute one and the logarithm is defined.
     spans = places.new_tensor([max(side - 1, 1) for side in (height, width)])
     levels = (1 + places / spans).log()

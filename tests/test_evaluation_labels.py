@@ -93,5 +93,7 @@ def test_averaged_weights_lie_between(rng):
         average_weights(a, b, alpha=2.0)
     with pytest.raises(ValueError, match="labels: shape"):
         linear_probe(a, b, torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="features: finite"):
+        linear_probe(a, b * torch.nan, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="scale, weight_decay"):
         linear_probe(a, b, torch.zeros(3, dtype=torch.int64), weight_decay=-1.0)

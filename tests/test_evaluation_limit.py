@@ -56,3 +56,5 @@ def test_wrong_arguments_are_named():
         all_sets(3, 3)
     with pytest.raises(ValueError, match="d: at least 1"):
         fit(3, 0)
+    with pytest.raises(ValueError, match="restarts: at least 1"):
+        capacity(2, restarts=0)

@@ -82,7 +82,15 @@ def test_all_versions_agree() -> None:
     assert {importlib.metadata.version("simtile"), _core.__version__, cargo[1]} == {simtile.__version__}
 
 
-@pytest.mark.parametrize("statement", ["import simtile", "from simtile import search", "import simtile.__main__"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import simtile",
+        "from simtile import search",
+        "import simtile.__main__",
+        "from simtile.evaluation import galleries, hyperplane, label_vectors, patches, rsa, whitening",
+    ],
+)
 def test_importing_loads_no_optional_package(statement: str) -> None:
     packages = sorted({*_extras._EXTRA, "scipy"})
     done = python(f"{statement}; import sys; print([name for name in {packages} if name in sys.modules])")

@@ -18,6 +18,7 @@ real numbers, to some hundred documents of float64, and not of float32.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -125,7 +126,10 @@ def fit(
     return FreeEmbeddings(queries.detach(), documents.detach(), solved, step)
 
 
-def capacity(d: int, *, k: int = 2, restarts: int = 3, most: int = 512, **options: float) -> int:
+def capacity(
+    d: int, *, k: int = 2, restarts: int = 3, most: int = 512, temperature: float = 0.1, learning_rate: float = 0.01,
+    steps: int = 20_000, patience: int = 1_000,
+) -> int:  # fmt: skip
     """The largest n that :func:`fit` solves at dimension d, by doubling and then halving: the authors' critical n.
 
     Parameters
@@ -133,18 +137,22 @@ def capacity(d: int, *, k: int = 2, restarts: int = 3, most: int = 512, **option
     d, k : int
     restarts : int      seeds 0, 1, ... before an n counts as not solved
     most : int      stop doubling there
-    **options      of :func:`fit`, but for the seed
+    temperature, learning_rate, steps, patience      as in :func:`fit`
+
+    Raises
+    ------
+    ValueError      naming the argument
 
     Notes
     -----
     A lower bound of the true capacity: gradient descent may miss a solution. Whatever solves n documents solves fewer.
     """
-    attempts = {"k": k, **options}
-
-    def solves(n: int) -> bool:
-        return any(fit(n, d, seed=seed, **attempts).solved == 1.0 for seed in range(restarts))  # type: ignore[arg-type]
-
-    return _largest(solves, k + 1, most)
+    if restarts < 1:
+        raise ValueError(f"restarts: at least 1, got {restarts}")
+    attempt = functools.partial(
+        fit, k=k, temperature=temperature, learning_rate=learning_rate, steps=steps, patience=patience
+    )
+    return _largest(lambda n: any(attempt(n, d, seed=s).solved == 1.0 for s in range(restarts)), k + 1, most)
 
 
 def _largest(holds: Callable[[int], bool], start: int, most: int) -> int:

@@ -92,6 +92,9 @@ def linear_probe(
     check_like("features", features, "zero_shot", zero_shot)
     if labels.shape != features.shape[:1]:
         raise ValueError(f"labels: shape {tuple(features.shape[:1])}, got {tuple(labels.shape)}")
+    for name, part in (("zero_shot", zero_shot), ("features", features)):
+        if not part.isfinite().all():
+            raise ValueError(f"{name}: finite values, got NaN or infinity")
     if not (scale > 0 and weight_decay >= 0):
         raise ValueError(f"scale, weight_decay: above 0 and at least 0, got {scale} and {weight_decay}")
     start, x = unit(zero_shot.detach()), unit(features.detach())

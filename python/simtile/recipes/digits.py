@@ -148,7 +148,9 @@ def _scenes(scenes: int, window: int, seed: int) -> tuple[Tensor, Tensor, Tensor
     images, labels = _digits()
     rng = np.random.default_rng(seed)
     by_class = [np.flatnonzero(labels.numpy() == c) for c in range(10)]
-    digits = np.stack([rng.permutation(10)[:4] for _ in range(scenes)])
+    # Four in a row, round and round: every five scenes hold each digit twice.
+    digits = rng.permutation(10)[(np.arange(4 * scenes) % 10).reshape(scenes, 4)]
+    digits = rng.permuted(digits, axis=1)
     chosen = np.array([[rng.choice(by_class[c]) for c in row] for row in digits])
     parts = images[torch.from_numpy(chosen.ravel())].view(scenes, 2, 2, SIDE, SIDE)
     canvas = parts.permute(0, 1, 3, 2, 4).reshape(scenes, 1, 2 * SIDE, 2 * SIDE)

@@ -16,15 +16,16 @@ demo: build
 
 test: test-rust test-python test-kernels
 
-# Optimised, and with overflow checks and debug assertions: without the first the float64 comparisons take minutes. The
-# example is the same tests once more, for test-neon.
+# Optimised, and with overflow checks and debug assertions: without the first the float64 comparisons take minutes. Debug
+# information beyond lines would take another minute to compile. The example is the same tests once more, for test-neon.
 test-rust:
-	CARGO_PROFILE_TEST_OPT_LEVEL=3 $(CARGO) test --quiet --lib --tests $(MANIFEST)
+	CARGO_PROFILE_TEST_OPT_LEVEL=3 CARGO_PROFILE_TEST_DEBUG=line-tables-only $(CARGO) test --quiet --lib --tests $(MANIFEST)
 
-# One thread each: the shapes are small, and two libraries' thread pools on two cores hinder each other. Tests of threads ask
-# for their own number.
+# WORKERS processes of one thread each: the shapes are small, and two libraries' thread pools on two cores hinder each
+# other. Tests of threads ask for their own number. A worker holds torch and a few models, 1 to 2 GB.
+WORKERS ?= 2
 test-python: build
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 # The NEON kernels under emulation, one thread. Needs a Rust with aarch64's standard library, a cross linker and qemu; on
 # Debian: rustc-web cargo-web libstd-rust-web-dev:arm64 gcc-aarch64-linux-gnu qemu-user-static, and ARM_CARGO=/usr/bin/cargo.
@@ -37,7 +38,7 @@ test-neon:
 
 # Triton's interpreter is switched on before the first import of triton, hence a process of its own.
 test-kernels: build
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/kernels
 
 lint: build
 	$(BIN)/ruff check

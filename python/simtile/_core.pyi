@@ -370,8 +370,25 @@ class ExactStore:
     def shape(self) -> tuple[int, int]:
         """(N, D)"""
 
+    @property
+    def metric(self) -> Literal["ip", "cosine", "l2"]: ...
+    @property
+    def codes(self) -> bool: ...
+    @property
+    def affine(self) -> tuple[_F32 | None, _F32 | None]:
+        """(item_scale, item_bias), copies."""
+
     def vectors(self) -> _F32:
         """A copy (N, D) of them."""
+
+    def save(self, path: str, ids: _I64 | None, next_id: int) -> None:
+        """Write to one file, with the ids of the rows (rising; None: their numbers)."""
+
+    @staticmethod
+    def load(
+        path: str, *, verify: bool = True, num_threads: int = 1, isa: str | None = None
+    ) -> tuple[ExactStore, _I64 | None, int]:
+        """(store, ids, next_id) of a file; raises OSError, IndexFileError."""
 
     def search(
         self,

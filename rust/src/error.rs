@@ -48,8 +48,8 @@ pub enum ArgumentError {
         /// What came.
         got: String,
     },
-    /// Results that cannot be held.
-    #[error("{name}: no memory for {rows} lists of {got} results")]
+    /// Numbers that cannot be held.
+    #[error("{name}: no memory for {rows} lists of {got} numbers")]
     Memory {
         /// The argument.
         name: &'static str,

@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod error;
 pub mod exact;
 pub mod facility;
+pub mod file;
 pub mod grad;
 pub mod graph;
 pub mod importance;

@@ -3,19 +3,23 @@
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
 use crate::exact::{Items, Metric, dot, inverse_norm};
+use crate::file::section::Section;
+use crate::file::{FileError, Kind, SECTIONS, WORDS};
 use crate::quant::{Column, MAX_COLUMNS, bounds, heavy, quantise};
 use crate::scan::{BLOCK, Code, Columns, PANEL, Terms};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::team;
 use crate::tile::Matrix;
 use crate::topk::pack;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Vectors, packed for a first pass.
 pub struct ExactStore {
     pub(crate) metric: Metric,
     pub(crate) n: usize,
     pub(crate) d: usize,
-    vectors: Vec<f32>,
+    vectors: Section<f32>,
     scale: Option<Vec<f32>>,
     bias: Option<Vec<f32>>,
     inverse: Vec<f64>,
@@ -30,6 +34,19 @@ pub struct ExactStore {
     pub(crate) bounds: Vec<Terms>,
     pub(crate) largest_offset: f64,
 }
+
+/// What a store is made of.
+struct Content {
+    metric: Metric,
+    d: usize,
+    vectors: Section<f32>,
+    scale: Option<Vec<f32>>,
+    bias: Option<Vec<f32>>,
+    codes: bool,
+}
+
+/// Words: d, n, next id, whether it has codes, scale, bias and ids. Sections: vectors, scale, bias, ids.
+const EXACT: Kind = Kind { magic: *b"SIMTILEX", version: 1, what: "an exact index" };
 
 /// `row` into `light`, its heavy coordinates as 0; their norm.
 #[inline(always)]
@@ -153,21 +170,39 @@ impl ExactStore {
         threads: usize,
         isa: Isa,
     ) -> Result<ExactStore, ArgumentError> {
-        let (n, d) = (vectors.rows, vectors.columns);
+        let no_memory = ArgumentError::Memory { name: "vectors", rows: vectors.rows, got: vectors.columns };
+        let copy = Section::zeros(vectors.data.len()).ok_or(no_memory)?;
+        let of = Content {
+            metric,
+            d: vectors.columns,
+            vectors: copy,
+            scale: scale.map(<[f32]>::to_vec),
+            bias: bias.map(<[f32]>::to_vec),
+            codes,
+        };
+        ExactStore::prepared(of, Some(vectors), threads, isa)
+    }
+
+    /// Pack `of`, whose vectors are copied from `source` where there is one.
+    fn prepared(
+        of: Content,
+        source: Option<Matrix<f32>>,
+        threads: usize,
+        isa: Isa,
+    ) -> Result<ExactStore, ArgumentError> {
+        let Content { metric, d, vectors, scale, bias, codes } = of;
         let wrong = |message: String| Err(ArgumentError::Value(message));
         if d == 0 {
             return wrong("vectors: wanted at least one column".into());
         }
+        let n = vectors.len() / d;
         if n >= u32::MAX as usize {
             return wrong(format!("vectors: wanted fewer than 2^32 rows, got {n}"));
         }
         if codes && d > MAX_COLUMNS {
             return wrong(format!("codes: wanted at most {MAX_COLUMNS} columns, got {d}"));
         }
-        if !vectors.finite() {
-            return wrong("vectors: wanted finite values".into());
-        }
-        for (name, values) in [("item_scale", scale), ("item_bias", bias)] {
+        for (name, values) in [("item_scale", &scale), ("item_bias", &bias)] {
             let Some(values) = values else { continue };
             length(name, n, values.len())?;
             if metric == Metric::SquaredL2 {
@@ -179,14 +214,14 @@ impl ExactStore {
         }
         let padded = n.next_multiple_of(BLOCK) + PANEL;
         let words = if codes { d.div_ceil(4) } else { d };
-        let heavy = if codes { heavy(vectors.data, d) } else { Vec::new() };
+        let heavy = if codes { heavy(source.map_or(&vectors, |s| s.data), d) } else { Vec::new() };
         let mut store = ExactStore {
             metric,
             n,
             d,
-            vectors: vectors.data.to_vec(),
-            scale: scale.map(<[f32]>::to_vec),
-            bias: bias.map(<[f32]>::to_vec),
+            vectors,
+            scale,
+            bias,
             inverse: vec![0.0; if metric == Metric::Cosine { n } else { 0 }],
             codes,
             panels: Buffer::new(n.next_multiple_of(PANEL) * words),
@@ -198,22 +233,87 @@ impl ExactStore {
             bounds: vec![[0.0; 5]; n.div_ceil(BLOCK)],
             largest_offset: 0.0,
         };
-        store.prepare(threads, isa);
+        if let Some(row) = store.prepare(source, threads, isa) {
+            return wrong(format!("vectors: finite values in float32, got NaN or infinity in row {row}"));
+        }
         let offsets = store.offset.iter().map(|b| f64::from(b.abs()));
         store.largest_offset = offsets.fold(0.0, f64::max);
         Ok(store)
     }
 
-    fn prepare(&mut self, threads: usize, isa: Isa) {
+    /// Write vectors, scale, bias and `ids` (rising, one a row; None: the numbers of the rows) to `path`, in place of what is there.
+    ///
+    /// # Errors
+    /// Those of the file system; the old file is then untouched.
+    pub fn save(&self, path: &Path, ids: Option<&[i64]>, next_id: i64) -> Result<(), FileError> {
+        let floats = |values: &Option<Vec<f32>>| Section::from_slice(values.as_deref().unwrap_or_default());
+        let (scale, bias, kept) =
+            (floats(&self.scale), floats(&self.bias), Section::from_slice(ids.unwrap_or_default()));
+        let has = [self.codes, self.scale.is_some(), self.bias.is_some(), ids.is_some()].map(u64::from);
+        let mut words = [0; WORDS];
+        words[..3].copy_from_slice(&[self.d as u64, self.n as u64, next_id as u64]);
+        words[3..7].copy_from_slice(&has);
+        let mut sections = [&[][..]; SECTIONS];
+        sections[..4].copy_from_slice(&[self.vectors.as_bytes(), scale.as_bytes(), bias.as_bytes(), kept.as_bytes()]);
+        EXACT.save(path, self.metric, words, sections)
+    }
+
+    /// The store at `path`, its ids and the next: vectors are mapped, and packed anew. `verify`: compare checksums.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or that is not a whole exact index of a version known here.
+    pub fn open(
+        path: &Path,
+        verify: bool,
+        threads: usize,
+        isa: Isa,
+    ) -> Result<(ExactStore, Option<Vec<i64>>, i64), FileError> {
+        let file = EXACT.open(path, verify)?;
+        let [d, n, next_id, codes, scale, bias, ids, ..] = file.words;
+        let wrong = || file.damaged("its sizes");
+        let (Ok(d), Ok(n), Ok(next_id)) = (usize::try_from(d), usize::try_from(n), i64::try_from(next_id)) else {
+            return Err(wrong());
+        };
+        if d == 0 || [codes, scale, bias, ids].iter().any(|&flag| flag > 1) || (next_id as u64) < n as u64 {
+            return Err(wrong());
+        }
+        let rows = |flag: u64| if flag == 1 { n } else { 0 };
+        let values = |t: usize, flag: u64| -> Result<Option<Vec<f32>>, FileError> {
+            let section = file.section::<f32>(t, rows(flag), 1)?;
+            Ok((flag == 1).then(|| section.to_vec()))
+        };
+        let kept = file.section::<i64>(3, rows(ids), 1)?;
+        let rising = kept.windows(2).all(|w| w[0] < w[1]);
+        if !rising || kept.first().is_some_and(|&id| id < 0) || kept.last().is_some_and(|&id| id >= next_id) {
+            return Err(file.damaged("its ids"));
+        }
+        let of = Content {
+            metric: file.metric,
+            d,
+            vectors: file.section(0, n, d)?,
+            scale: values(1, scale)?,
+            bias: values(2, bias)?,
+            codes: codes == 1,
+        };
+        let store = ExactStore::prepared(of, None, threads, isa).map_err(|_| file.damaged("its values"))?;
+        Ok((store, (ids == 1).then(|| kept.to_vec()), next_id))
+    }
+
+    /// Copy (from `source`, where there is one) and pack, block after block while it is in the cache; the first row that is not finite,
+    /// where one is.
+    fn prepare(&mut self, source: Option<Matrix<f32>>, threads: usize, isa: Isa) -> Option<usize> {
         let (n, d, codes) = (self.n, self.d, self.codes);
         let (panels, heavy_panels) = (self.panels.shared(), self.heavy_panels.shared());
         let heavy = &self.heavy;
         let (start, factor) = (Shared::of(&mut self.start), Shared::of(&mut self.factor));
         let (offset, bounds) = (Shared::of(&mut self.offset), Shared::of(&mut self.bounds));
         let inverse = Shared::of(&mut self.inverse);
+        let copy = if source.is_some() { Shared::of(self.vectors.to_mut()) } else { Shared::null() };
+        let vectors = source.unwrap_or(Matrix::new(&self.vectors, n, d));
+        let bad = AtomicUsize::new(usize::MAX);
         let items = Items {
             metric: self.metric,
-            vectors: &self.vectors,
+            vectors: vectors.data,
             d,
             scale: self.scale.as_deref(),
             bias: self.bias.as_deref(),
@@ -223,13 +323,22 @@ impl ExactStore {
             let mut bytes = vec![0u8; if codes { PANEL * d } else { 0 }];
             let mut floats = vec![0f32; if heavy.is_empty() { 0 } else { d }];
             team.for_each(n.div_ceil(BLOCK), |u| {
-                // SAFETY: units write the columns of their own block.
+                let rows = u * BLOCK..n.min((u + 1) * BLOCK);
+                if let Some(row) = rows.clone().find(|&i| !Matrix::new(vectors.row(i), 1, d).finite()) {
+                    bad.fetch_min(row, Ordering::Relaxed);
+                    return;
+                }
+                // SAFETY: units write the rows and columns of their own block.
                 unsafe {
+                    if !copy.is_null() {
+                        let block = &vectors.data[rows.start * d..rows.end * d];
+                        copy.at(rows.start * d).copy_from_nonoverlapping(block.as_ptr(), block.len());
+                    }
                     *bounds.at(u) = isa.run(Prepare {
                         items,
                         codes,
-                        block: u * BLOCK,
-                        to: n.min((u + 1) * BLOCK),
+                        block: rows.start,
+                        to: rows.end,
                         heavy,
                         panels: panels.at(0),
                         heavy_panels: heavy_panels.at(0),
@@ -243,6 +352,7 @@ impl ExactStore {
                 }
             });
         });
+        Some(bad.into_inner()).filter(|&row| row < usize::MAX)
     }
 
     /// Rows.

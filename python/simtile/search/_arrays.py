@@ -58,8 +58,8 @@ def as_floats(name: str, value: Any) -> NDArray[np.float32]:
         return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def as_matrix(name: str, value: Any, *, columns: int | None = None) -> NDArray[np.float32]:
-    """Rows of finite float32; with ``columns`` given a single row may come as one dimension."""
+def as_matrix(name: str, value: Any, *, columns: int | None = None, finite: bool = True) -> NDArray[np.float32]:
+    """Rows of float32; with ``columns`` given a single row may come as one dimension. ``finite``: refuse others."""
     rows = as_floats(name, value)
     if columns is not None and getattr(value, "ndim", None) == 1:
         rows = rows.reshape(1, -1)
@@ -68,7 +68,7 @@ def as_matrix(name: str, value: Any, *, columns: int | None = None) -> NDArray[n
         raise ValueError(f"{name}: shape {wanted}, got {tuple(value.shape)}")
     if rows.shape[1] != (columns or max(rows.shape[1], 1)):
         raise ValueError(f"{name}: {columns or 'at least 1'} columns, got {rows.shape[1]}")
-    if not np.isfinite(rows).all():
+    if finite and not np.isfinite(rows).all():
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))[0]
         raise ValueError(f"{name}: finite values in float32, got NaN or infinity in row {bad}")
     return rows

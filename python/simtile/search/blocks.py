@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from simtile.search.exact import Metric
+    from simtile.search._state import Metric
 
     Array = TypeVar("Array", NDArray[Any], Tensor)
 

@@ -8,27 +8,25 @@ same bits whatever the first pass, the processor or the number of threads.
 from __future__ import annotations
 
 import functools
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from simtile import _core
-from simtile.search._arrays import as_count, as_csr, as_mask, as_matrix, like, per_item, thread_count
+from simtile.search._arrays import as_count, as_csr, as_integers, as_matrix, like, per_item, thread_count
+from simtile.search._state import Metric, State, excludes_enough, prepared, worth_codes
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
     Array = TypeVar("Array", NDArray[Any], Tensor)
 
-Metric: TypeAlias = Literal["ip", "cosine", "l2"]
 FirstPass: TypeAlias = Literal["auto", "i8", "f32"]
-
-# Below either, packing codes for a handful of float32 tiles gains nothing.
-_LEAST_ITEMS, _LEAST_COLUMNS = 2048, 32
-_MOST_COLUMNS = 65536  # sums of products of codes fill 32 bits here
-# An exact score costs as much as some 30 columns of a float32 pass, three quarters of which the codes save.
-_PROBES, _PROBE_K, _MOST_RESCORED = 36, 10, 1 / 32
 
 
 class ExactIndex:
@@ -50,6 +48,10 @@ class ExactIndex:
 
     Notes
     -----
+    Items have the numbers of their rows as ids; those that are added later go on from ``next_id``, and removal leaves
+    the others' ids as they are. Searches may run in several threads, also while items are added or removed: each sees
+    all of a change or nothing of it.
+
     Memory: 4 N D bytes for the vectors, and N D (codes) or 4 N D (float32) for the packed copy. Nothing of size
     (queries, N) is made. Where thousands of items near the top are equal, or differ in their last bits only, they are
     scored one by one: still right, but slow.
@@ -77,41 +79,151 @@ class ExactIndex:
             raise ValueError(f'metric: one of "ip", "cosine", "l2", got {metric!r}')
         if first_pass not in ("auto", "i8", "f32"):
             raise ValueError(f'first_pass: one of "auto", "i8", "f32", got {first_pass!r}')
-        rows = as_matrix("vectors", vectors)
+        rows = as_matrix("vectors", vectors, finite=False)  # the store looks, while it copies
         scale, bias = per_item("item_scale", item_scale, len(rows)), per_item("item_bias", item_bias, len(rows))
         if metric == "l2" and (scale is not None or bias is not None):
             raise ValueError('item_scale, item_bias: for metric "ip" and "cosine" only, got "l2"')
-        self.metric = metric
-        self._affine = scale, bias
+        codes = first_pass == "i8" or (first_pass == "auto" and worth_codes(rows))
+        store = prepared(rows, metric, codes, scale, bias)
+        if first_pass == "auto" and codes and not excludes_enough(store, rows):
+            store = prepared(rows, metric, False, scale, bias)
+        self._set(State(store, None, len(rows)))
         self._kind = functools.partial(like, vectors[:0])
 
-        def store(codes: bool) -> _core.ExactStore:
-            return _core.ExactStore(
-                rows, metric=metric, codes=codes, item_scale=scale, item_bias=bias, num_threads=thread_count(None)
-            )
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, verify: bool = True, num_threads: int | None = None
+    ) -> ExactIndex:  # fmt: skip
+        """The index that was saved to ``path``: its vectors are mapped into memory, and packed again.
 
-        codes = first_pass == "i8" or (first_pass == "auto" and _worth_codes(rows))
-        self._store = store(codes)
-        if first_pass == "auto" and codes and not _excludes_enough(self._store, rows):
-            codes = False
-            self._store = store(codes)
-        self.first_pass: Literal["i8", "f32"] = "i8" if codes else "f32"
+        ``verify=False`` leaves out the comparison of checksums: damage may then give wrong results.
+
+        Raises
+        ------
+        OSError      a file that cannot be read
+        IndexFileError      a ValueError: not an exact index, damaged, cut off, or written by a later version
+        """
+        found = _core.ExactStore.load(os.fspath(path), verify=verify, num_threads=thread_count(num_threads))
+        index = cls.__new__(cls)
+        index._set(State(*found))
+        index._kind = np.asarray
+        index._path = Path(path)
+        return index
+
+    _state: State
+    _kind: Callable[[NDArray[Any]], Any]
+    _path: Path | None = None
+
+    def _set(self, state: State) -> None:
+        self._state = state
+        self.metric = state.store.metric
+        self.first_pass: Literal["i8", "f32"] = "i8" if state.store.codes else "f32"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to one file, in place of what is there: a crash leaves the old file or the new one.
+
+        Raises
+        ------
+        OSError      a file that cannot be written
+        """
+        store, ids, next_id = self._state
+        store.save(os.fspath(path), ids, next_id)
+        self._path = Path(path)
+
+    def sync(self) -> None:
+        """Save to the file that was last loaded or saved: once it returns, all changes before it outlast a crash.
+
+        Raises
+        ------
+        ValueError      neither loaded nor saved yet
+        """
+        if self._path is None:
+            raise ValueError("sync: the index has no file yet; save(path) first")
+        self.save(self._path)
 
     def __len__(self) -> int:
-        return self._store.shape[0]
+        return self._state.store.shape[0]
 
     @property
     def dim(self) -> int:
         """D, the number of columns of the vectors."""
-        return self._store.shape[1]
+        return self._state.store.shape[1]
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids of all items, rising."""
+        return self._state.all_ids()
+
+    @property
+    def next_id(self) -> int:
+        """The id that the next item gets; ids are never given twice. Masks have this length."""
+        return self._state.next_id
+
+    def add(
+        self,
+        vectors: NDArray[Any] | Tensor,
+        *,
+        item_scale: NDArray[Any] | Tensor | None = None,
+        item_bias: NDArray[Any] | Tensor | None = None,
+    ) -> NDArray[np.int64]:
+        """Add items; their ids (n,), which go on from ``next_id``.
+
+        Packs all vectors again: add many at once rather than one by one.
+
+        Parameters
+        ----------
+        vectors : array or Tensor (n, D)
+        item_scale, item_bias : array or Tensor (n,)      where the index has them
+
+        Raises
+        ------
+        TypeError, ValueError      as for a new index, another number of columns, a scale or bias that the index has and
+            the new items lack, or the other way round; nothing is added then
+        """
+        rows = as_matrix("vectors", vectors, columns=self.dim)
+        new = per_item("item_scale", item_scale, len(rows)), per_item("item_bias", item_bias, len(rows))
+        store, ids, next_id = self._state
+        for name, old, more in zip(("item_scale", "item_bias"), store.affine, new, strict=True):
+            if (old is None) != (more is None):
+                raise ValueError(f"{name}: the index has {'none' if old is None else 'one'}, the new items otherwise")
+        added = np.arange(next_id, next_id + len(rows))
+        scale, bias = (
+            None if old is None or more is None else np.concatenate([old, more])
+            for old, more in zip(store.affine, new, strict=True)
+        )
+        every = prepared(np.concatenate([store.vectors(), rows]), self.metric, store.codes, scale, bias)
+        kept = None if ids is None else np.concatenate([ids, added])
+        self._set(State(every, kept, next_id + len(rows)))
+        return added
+
+    def remove(self, ids: NDArray[Any] | Tensor) -> None:
+        """Remove items. Packs the others again: remove many at once rather than one by one.
+
+        Raises
+        ------
+        TypeError      not integers
+        ValueError      an id that is not in the index, or that comes twice; nothing is removed then
+        """
+        gone = as_integers("ids", ids)
+        state = self._state
+        all_ids = state.all_ids()
+        if len(np.unique(gone)) != len(gone):
+            raise ValueError("ids: every one once, got duplicates")
+        if len(missing := np.setdiff1d(gone, all_ids)):
+            raise ValueError(f"ids: of items in the index, got {missing[0]}")
+        left = ~np.isin(all_ids, gone)
+        scale, bias = (None if values is None else values[left] for values in state.store.affine)
+        store = prepared(state.store.vectors()[left], self.metric, state.store.codes, scale, bias)
+        self._set(State(store, all_ids[left], state.next_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are built again, from the vectors in float32."""
-        scale, bias = self._affine
+        store, ids, next_id = self._state
+        scale, bias = store.affine
         rebuilt = functools.partial(
-            ExactIndex, metric=self.metric, item_scale=scale, item_bias=bias, first_pass=self.first_pass
+            _rebuilt, metric=self.metric, scale=scale, bias=bias, codes=store.codes, ids=ids, next_id=next_id
         )
-        return rebuilt, (self._kind(self._store.vectors()),)
+        return rebuilt, (self._kind(store.vectors()),)
 
     def __repr__(self) -> str:
         return f"ExactIndex({len(self):,} x {self.dim}, metric={self.metric!r}, first_pass={self.first_pass!r})"
@@ -131,7 +243,7 @@ class ExactIndex:
         ----------
         queries : array or Tensor (M, D), or (D,) for one      as ``vectors``
         k : int      beyond the number of items left, results are padded
-        filter : bool (N,) or integer (any length)      the items that may be returned, as a mask or as ids
+        filter : bool (next_id,) or integer (any length)      the items that may be returned, as a mask or as ids
         exclude : (indptr (M + 1,), indices (nnz,))      CSR list of items that each query must not return
         num_threads : int or None      None: all processors this process may use
 
@@ -144,17 +256,19 @@ class ExactIndex:
         ------
         TypeError, ValueError      naming the argument
         """
+        state = self._state
         rows = as_matrix("queries", queries, columns=self.dim)
         k = as_count("k", k)
-        indptr, indices = as_csr(exclude, len(rows), len(self))
-        scores, ids, _ = self._store.search(
+        indptr, indices = state.places(*as_csr(exclude, len(rows), state.next_id))
+        scores, ids, _ = state.store.search(
             rows,
             k,
-            filter=as_mask(filter, len(self)),
+            filter=state.mask(filter),
             indptr=indptr,
             indices=indices,
             num_threads=thread_count(num_threads),
         )
+        ids = state.named(ids)
         if queries.ndim == 1:
             scores, ids = scores[0], ids[0]
         return like(queries, scores), like(queries, ids)
@@ -166,8 +280,10 @@ class ExactIndex:
 
         For merging the results of several indexes: in float32 different scores become equal.
         """
+        state = self._state
         rows = as_matrix("queries", queries, columns=self.dim)
-        return self._store.search_f64(rows, as_count("k", k), num_threads=thread_count(num_threads))
+        scores, ids = state.store.search_f64(rows, as_count("k", k), num_threads=thread_count(num_threads))
+        return scores, state.named(ids)
 
     def range_search(
         self,
@@ -204,11 +320,11 @@ class ExactIndex:
         rows = as_matrix("queries", queries, columns=self.dim)
         if isinstance(radius, bool) or not isinstance(radius, (int, float, np.integer, np.floating)):
             raise TypeError(f"radius: a number, got {type(radius).__name__}")
-        found = self._store.within(
-            rows, float(radius), filter=as_mask(filter, len(self)), num_threads=thread_count(num_threads)
+        state = self._state
+        indptr, scores, ids = state.store.within(
+            rows, float(radius), filter=state.mask(filter), num_threads=thread_count(num_threads)
         )
-        indptr, scores, ids = (like(queries, part) for part in found)
-        return indptr, scores, ids
+        return like(queries, indptr), like(queries, scores), like(queries, state.named(ids))
 
     def knn_graph(self, k: int, *, num_threads: int | None = None) -> tuple[Any, Any]:
         """The k nearest neighbours of every item among the others.
@@ -222,7 +338,8 @@ class ExactIndex:
 
         Returns
         -------
-        scores (N, k), ids (N, k)      as :meth:`search` returns them, each item left out of its own list
+        scores (N, k), ids (N, k)      as :meth:`search` returns them, each item left out of its own list; a row for
+            each of ``ids``
 
         Raises
         ------
@@ -233,18 +350,16 @@ class ExactIndex:
         Some 12 (k + max(k, 48)) bytes an item for candidates, besides the result. With item_scale or item_bias a score
         depends on which of the two is the item, and all items are searched for.
         """
-        scores, ids, _ = self._store.neighbours(as_count("k", k), num_threads=thread_count(num_threads))
-        return self._kind(scores), self._kind(ids)
+        state = self._state
+        scores, ids, _ = state.store.neighbours(as_count("k", k), num_threads=thread_count(num_threads))
+        return self._kind(scores), self._kind(state.named(ids))
 
 
-def _worth_codes(rows: NDArray[np.float32]) -> bool:
-    """Whether codes can pay: byte products are four times as fast as float32 on AVX-512 VNNI alone."""
-    n, d = rows.shape
-    return n >= _LEAST_ITEMS and _LEAST_COLUMNS <= d <= _MOST_COLUMNS and _core.isas()[0] == "avx512_bf16"
-
-
-def _excludes_enough(store: _core.ExactStore, rows: NDArray[np.float32]) -> bool:
-    """Whether the bound leaves few enough items to be scored exactly, for items as queries."""
-    probes = np.ascontiguousarray(rows[:: max(1, len(rows) // _PROBES)][:_PROBES])
-    _, _, rescored = store.search(probes, _PROBE_K)
-    return rescored <= _MOST_RESCORED * len(probes) * len(rows)
+def _rebuilt(
+    vectors: Any, *, metric: Metric, scale: Any, bias: Any, codes: bool, ids: NDArray[np.int64] | None, next_id: int
+) -> ExactIndex:  # fmt: skip
+    """A pickled index."""
+    first_pass: FirstPass = "i8" if codes else "f32"
+    index = ExactIndex(vectors, metric=metric, item_scale=scale, item_bias=bias, first_pass=first_pass)
+    index._set(State(index._state.store, ids, next_id))
+    return index

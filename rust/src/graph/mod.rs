@@ -7,7 +7,6 @@
 //! on the vectors, the seed and the order of calls alone.
 
 mod build;
-mod checksum;
 mod codes;
 mod file;
 mod filter;
@@ -16,20 +15,19 @@ mod prune;
 mod repair;
 mod rotate;
 mod search;
-mod section;
 mod walk;
 
 use crate::buffer::Shared;
 use crate::error::ArgumentError;
 use crate::exact::{Items, Metric, dot, inverse_norm};
+pub use crate::file::FileError;
+use crate::file::section::Section;
 use crate::simd::{Isa, Kernel, Simd};
 use crate::team;
 use crate::tile::Matrix;
 use codes::{Coder, Query};
-use section::Section;
 use walk::Terrain;
 
-pub use file::FileError;
 pub use search::{Neighbours, Wanted};
 
 /// Vertices where walks begin.

@@ -5,11 +5,11 @@
 
 use super::build::{CHUNK, neighbours};
 use super::prune::{Prune, Pruner};
-use super::section::{Plain, Section};
 use super::walk::{NONE, Terrain};
 use super::{ENTRIES, Graph};
 use crate::buffer::Shared;
 use crate::error::ArgumentError;
+use crate::file::section::{Plain, Section};
 use crate::simd::Isa;
 use crate::team;
 use std::collections::HashSet;

@@ -1,9 +1,9 @@
 //! The graph index.
 
 use super::arguments::{Row, run, slice};
-use super::search::{floats, metric, threads};
-use crate::exact::Metric;
-use crate::graph::{FileError, Graph, Wanted};
+use super::search::{floats, metric, metric_name, threads};
+use crate::file::FileError;
+use crate::graph::{Graph, Wanted};
 use crate::simd::Isa;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::create_exception;
@@ -66,11 +66,7 @@ impl GraphStore {
 
     #[getter]
     fn metric(&self) -> &'static str {
-        match self.read(|graph| graph.metric()) {
-            Metric::InnerProduct => "ip",
-            Metric::Cosine => "cosine",
-            Metric::SquaredL2 => "l2",
-        }
+        metric_name(self.read(|graph| graph.metric()))
     }
 
     /// Ids of all items, rising.
@@ -154,7 +150,7 @@ impl GraphStore {
 
 create_exception!(simtile._core, IndexFileError, PyValueError, "A file that is not a whole index of a known version.");
 
-fn file_error(error: FileError, path: PathBuf) -> PyErr {
+pub(super) fn file_error(error: FileError, path: PathBuf) -> PyErr {
     match error {
         // Python picks the kind by the number.
         FileError::Io(error) if error.raw_os_error().is_some() => {

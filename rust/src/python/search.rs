@@ -1,6 +1,7 @@
 //! Selections and statistics.
 
 use super::arguments::{AnyMatrix, Common, Raw, Row, Stored, by_type, choice, matrix, run, same_columns, slice};
+use super::graph::file_error;
 use crate::error::ArgumentError;
 use crate::exact::Metric;
 use crate::pairs::{Diagonal, IdsMode};
@@ -14,6 +15,7 @@ use numpy::{
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use std::path::PathBuf;
 
 type TopKResult<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<i64>>);
 
@@ -106,6 +108,14 @@ pub(super) fn metric(name: &str) -> PyResult<Metric> {
     }
 }
 
+pub(super) fn metric_name(metric: Metric) -> &'static str {
+    match metric {
+        Metric::InnerProduct => "ip",
+        Metric::Cosine => "cosine",
+        Metric::SquaredL2 => "l2",
+    }
+}
+
 pub(super) fn threads(wanted: usize) -> PyResult<usize> {
     if wanted > 0 { Ok(wanted) } else { Err(PyValueError::new_err("num_threads: wanted at least 1, got 0")) }
 }
@@ -129,6 +139,8 @@ fn as_f32(scores: &[f64]) -> Vec<f32> {
 
 type DoubleResult<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
 
+type F32<'py> = Bound<'py, PyArray1<f32>>;
+type I64<'py> = Bound<'py, PyArray1<i64>>;
 type RangeResult<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<i64>>);
 
 impl ExactStore {
@@ -199,6 +211,47 @@ impl ExactStore {
             found.ids.into_pyarray(py).reshape(shape)?,
             found.computed,
         ))
+    }
+
+    #[getter]
+    fn metric(&self) -> &'static str {
+        metric_name(self.store.metric)
+    }
+
+    /// Whether the first pass is over 8-bit codes.
+    #[getter]
+    fn codes(&self) -> bool {
+        self.store.codes
+    }
+
+    /// (item_scale, item_bias), copies.
+    #[getter]
+    fn affine<'py>(&self, py: Python<'py>) -> (Option<F32<'py>>, Option<F32<'py>>) {
+        let items = self.store.items();
+        let copy = |values: Option<&[f32]>| values.map(|v| v.to_vec().into_pyarray(py));
+        (copy(items.scale), copy(items.bias))
+    }
+
+    #[pyo3(signature = (path, ids, next_id))]
+    fn save(&self, py: Python<'_>, path: PathBuf, ids: Row<'_, i64>, next_id: i64) -> PyResult<()> {
+        let ids = slice("ids", &ids)?;
+        run(py, || Ok(self.store.save(&path, ids, next_id)))?.map_err(|error| file_error(error, path))
+    }
+
+    /// (store, ids, next_id)
+    #[staticmethod]
+    #[pyo3(signature = (path, *, verify = true, num_threads = 1, isa = None))]
+    fn load<'py>(
+        py: Python<'py>,
+        path: PathBuf,
+        verify: bool,
+        num_threads: usize,
+        isa: Option<&str>,
+    ) -> PyResult<(ExactStore, Option<I64<'py>>, i64)> {
+        let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
+        let opened = run(py, || Ok(crate::store::ExactStore::open(&path, verify, threads, isa)))?;
+        let (store, ids, next_id) = opened.map_err(|error| file_error(error, path))?;
+        Ok((ExactStore { store }, ids.map(|ids| ids.into_pyarray(py)), next_id))
     }
 
     /// A copy of the vectors.

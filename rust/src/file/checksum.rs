@@ -10,7 +10,7 @@ fn round(lane: u64, input: u64) -> u64 {
 }
 
 /// XXH64 of `bytes`, seed 0.
-pub(super) fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     let (stripes, mut rest) = bytes.as_chunks::<32>();
     let mut hash = P[4];
     if !stripes.is_empty() {

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 /// Bytes of a cache line; all sections begin on one.
-pub(super) const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 enum Bytes {
     None,
@@ -18,7 +18,7 @@ enum Bytes {
 }
 
 /// Plain numbers: all bits are values, no padding.
-pub(super) trait Plain: Copy + Send + Sync + 'static {}
+pub(crate) trait Plain: Copy + Send + Sync + 'static {}
 impl Plain for u8 {}
 impl Plain for u32 {}
 impl Plain for f32 {}
@@ -26,18 +26,25 @@ impl Plain for f64 {}
 impl Plain for i64 {}
 
 /// `len` numbers.
-pub(super) struct Section<T> {
+pub(crate) struct Section<T> {
     bytes: Bytes,
     len: usize,
     plain: PhantomData<T>,
 }
 
 impl<T: Plain> Section<T> {
-    pub(super) fn new() -> Section<T> {
+    pub(crate) fn new() -> Section<T> {
         Section { bytes: Bytes::None, len: 0, plain: PhantomData }
     }
 
-    pub(super) fn from_slice(values: &[T]) -> Section<T> {
+    /// `len` zeros; None where there is no memory for them.
+    pub(crate) fn zeros(len: usize) -> Option<Section<T>> {
+        let bytes = len.checked_mul(size_of::<T>())?;
+        let bytes = if bytes == 0 { Bytes::None } else { Bytes::Owned(anonymous(bytes).ok()?) };
+        Some(Section { bytes, len, plain: PhantomData })
+    }
+
+    pub(crate) fn from_slice(values: &[T]) -> Section<T> {
         let mut section = Section::new();
         section.grow(values.len());
         section.to_mut().copy_from_slice(values);
@@ -45,7 +52,7 @@ impl<T: Plain> Section<T> {
     }
 
     /// `len` numbers of a file, from the byte `at`; None where that is not a cache line's beginning or reaches beyond the end.
-    pub(super) fn mapped(map: &Arc<Mmap>, at: usize, len: usize) -> Option<Section<T>> {
+    pub(crate) fn mapped(map: &Arc<Mmap>, at: usize, len: usize) -> Option<Section<T>> {
         let end = len.checked_mul(size_of::<T>())?.checked_add(at)?;
         (at.is_multiple_of(LINE) && end <= map.len()).then(|| Section {
             bytes: Bytes::Mapped(map.clone(), at),
@@ -55,13 +62,16 @@ impl<T: Plain> Section<T> {
     }
 
     /// To `len` numbers, further ones zero.
-    pub(super) fn grow(&mut self, len: usize) {
+    ///
+    /// # Panics
+    /// When there is no memory left.
+    pub(crate) fn grow(&mut self, len: usize) {
         let wanted = len * size_of::<T>();
         let room = if let Bytes::Owned(owned) = &self.bytes { owned.len() } else { 0 };
         if wanted > room {
             // A quarter more than asked for where it grew before; pages that are not touched cost nothing.
             let size = if self.len == 0 { wanted } else { wanted + wanted / 4 };
-            let mut owned = anonymous(size);
+            let mut owned = anonymous(size).unwrap_or_else(|error| panic!("{size} bytes of memory: {error}"));
             let old = self.as_bytes();
             owned[..old.len()].copy_from_slice(old);
             self.bytes = Bytes::Owned(owned);
@@ -70,7 +80,7 @@ impl<T: Plain> Section<T> {
     }
 
     /// To write; a mapped section is copied first.
-    pub(super) fn to_mut(&mut self) -> &mut [T] {
+    pub(crate) fn to_mut(&mut self) -> &mut [T] {
         if let Bytes::Mapped(..) = self.bytes {
             *self = Section::from_slice(self);
         }
@@ -80,7 +90,7 @@ impl<T: Plain> Section<T> {
     }
 
     /// As they are written to a file: little-endian on every processor this runs on.
-    pub(super) fn as_bytes(&self) -> &[u8] {
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         // SAFETY: plain numbers have no padding.
         unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), size_of_val::<[T]>(self)) }
     }
@@ -101,12 +111,9 @@ impl<T: Plain> Deref for Section<T> {
 }
 
 /// Zeros.
-///
-/// # Panics
-/// When there is no memory left.
-fn anonymous(bytes: usize) -> MmapMut {
-    let map = MmapMut::map_anon(bytes).unwrap_or_else(|error| panic!("{bytes} bytes of memory: {error}"));
+fn anonymous(bytes: usize) -> std::io::Result<MmapMut> {
+    let map = MmapMut::map_anon(bytes)?;
     #[cfg(target_os = "linux")]
     map.advise(memmap2::Advice::HugePage).ok(); // a kernel without them is slower, no more
-    map
+    Ok(map)
 }

@@ -10,6 +10,7 @@ other three tenths, which no choice has seen. Prints Markdown; the JSON goes to 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from typing import Literal
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 import cross_encoder_data
 import maxsim_data
-from machine import OUT, RESULTS
+from machine import OUT, RESULTS, environment
 from simtile.cur import CallableScorer, CrossEncoderIndex, Limits, evaluate
 from simtile.cur.index import Target
 
@@ -62,7 +63,12 @@ def main() -> None:
             ks=(10, 100) if wanted.quick else (1, 10, 50, 100),
             targets=targets,
         )
-        report.save((RESULTS if wanted.record else OUT) / f"cur-{data}-{kind}.json")
+        record = {
+            "machine": environment(1), "build": len(build), "test": len(test), "items": matrix.scores.shape[1],
+            "scorer_calls": index.stats.scored, "rows": report.rows(),
+        }  # fmt: skip
+        path = (RESULTS if wanted.record else OUT) / f"cur-{data}-{kind}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
         print(f"\n{kind} index: {index.stats.scored:,} scorer calls ({time.monotonic() - start:.0f} s in all)")
         for target in targets:
             print(f"\n{target} scores\n\n{report.table(target)}", flush=True)

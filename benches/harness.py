@@ -312,14 +312,20 @@ def print_table(title: str, header: Sequence[object], rows: Iterable[Sequence[ob
 
 
 def save(name: str, record: Record, *, keep: bool) -> Path:
-    """Write benches/out/<name>.json, and with ``keep`` the processor's file in benches/results/."""
-    text = json.dumps(record, indent=1) + "\n"
+    """Write benches/out/<name>.json, and with ``keep`` the same into the processor's file in benches/results/.
+
+    That file keeps what earlier runs of other benches left in it; ``runs`` says of each part where it came from.
+    """
     OUT.mkdir(exist_ok=True)
     path = OUT / f"{name}.json"
-    path.write_text(text)
+    path.write_text(json.dumps(record, indent=1) + "\n")
     if keep:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{slug()}.json").write_text(text)
+        kept = RESULTS / f"{slug()}.json"
+        old: Record = json.loads(kept.read_text()) if kept.exists() else {}
+        source = {key: record["machine"][key] for key in ("commit", "date", "command", "load_before")}
+        parts = {key: source for key in record if key not in ("machine", "runs")}
+        kept.write_text(json.dumps({**old, **record, "runs": {**old.get("runs", {}), **parts}}, indent=1) + "\n")
     return path.relative_to(BENCHES.parent)
 
 

@@ -37,10 +37,10 @@ def figures(results: Record) -> dict[str, tuple[str, str]]:
         "pareto": ("Approximate search: rate by recall, one thread", plots.pareto(results)),
         "hubness": ("Hubs before and after every correction", plots.hubs(results)),
     }
-    for name, rows in results.get("cur_recall", {}).items():
+    for name, record in results.get("cur_recall", {}).items():
         for k in (10, 100):
             caption = f"Recall@{k} by calls of the scorer: {name.replace('-', ' ')} index"
-            drawn[f"cur-{name}-{k}"] = (caption, plots.calls(rows, k))
+            drawn[f"cur-{name}-{k}"] = (caption, plots.calls(record["rows"], k))
     return {name: (caption, svg) for name, (caption, svg) in drawn.items() if svg is not None}
 
 

@@ -35,6 +35,8 @@ def main() -> None:
     unknown = set(options.suites) - {*suites.SUITES, "all"}
     if unknown:
         parser.error(f"suite: one of {', '.join(suites.SUITES)} and all, got {', '.join(sorted(unknown))}")
+    if options.quick and options.record:
+        parser.error("--record: keeps full runs only, got --quick")
     results: Record = {"machine": environment(options.threads), "quick": options.quick, "not_run": [], "seconds": {}}
     m = results["machine"]
     print(f"{m['cpu']}, {m['cores']} cores, {m['isa']}; torch {m['torch']}, simtile {m['simtile']} ({m['commit']})")

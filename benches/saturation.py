@@ -1,6 +1,6 @@
 """Gradient error of InfoNCE near saturation, by loss level: the table of docs/numerics.md.
 
-    python benches/saturation.py
+    python benches/saturation.py [--record]      prints it; the JSON goes to `out/`, or to `results/`
 
 Two-sided, scale 100, 1,003 x 768, key = query + noise of a size that gives the loss level. Errors are those of both
 gradients together, relative to float64 on the same rounded inputs.
@@ -8,12 +8,17 @@ gradients together, relative to float64 on the same rounded inputs.
 
 from __future__ import annotations
 
+import argparse
+import json
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness import print_table
+from machine import OUT, RESULTS, environment
 from simtile.functional import info_nce
 from simtile.kernels import reference, reference_torch
 
@@ -63,18 +68,28 @@ def gradients(loss: object, query: Tensor, key: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Print the table in Markdown."""
-    print("| loss | simtile f32 | dense torch f32 | simtile bf16 | dense torch bf16 |\n|---|---|---|---|---|")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--record", action="store_true", help="keep the results under benches/results/")
+    options = parser.parse_args()
+    rows = []
     for level in LEVELS:
         query, key = pairs_at(level)
-        cells = [f"{level:.0e}"]
+        errors = {}
         for dtype in (torch.float32, torch.bfloat16):
             inputs = [torch.from_numpy(part).to(dtype) for part in (query, key)]
             truth = gradients(exact_loss, *(part.double() for part in inputs))
-            for loss in (simtile_loss, dense_loss):
-                error = (gradients(loss, *inputs) - truth).norm() / truth.norm()
-                cells.append(f"{float(error):.1e}")
-        print("| " + " | ".join(cells) + " |")
+            for name, loss in (("simtile", simtile_loss), ("torch", dense_loss)):
+                error = float((gradients(loss, *inputs) - truth).norm() / truth.norm())
+                errors[f"{name} {str(dtype).removeprefix('torch.')}"] = error
+        rows.append({"loss": level, "error": errors})
+    print_table(
+        "Relative error of both gradients by loss level",
+        ("loss", *rows[0]["error"]),
+        [(f"{row['loss']:.0e}", *(f"{error:.1e}" for error in row["error"].values())) for row in rows],
+    )
+    OUT.mkdir(exist_ok=True)
+    path = (RESULTS if options.record else OUT) / "saturation.json"
+    path.write_text(json.dumps({"machine": environment(torch.get_num_threads()), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,305 @@
+"""Tables of the documentation, made of the JSON in benches/results/.
+
+    python docs/tables.py          write them into README.md and docs/*.md, between their markers
+
+    <!-- table NAME -->            the block of the function NAME below
+    <!-- end -->
+
+A test compares each block with what the JSON says. To change a figure, run its command again with ``--record``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benches"))
+
+import report  # noqa: E402
+
+RESULTS = ROOT / "benches" / "results"
+MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def read(name: str) -> Any:
+    """A file of results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def processor() -> Any:
+    """Results of the processor that was measured last."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*-cores.json")]
+    return max(files, key=lambda results: str(results["machine"]["date"]))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
+    """Markdown; ``align`` has a letter a column, "r" for numbers."""
+    rules = ["--:" if letter == "r" else "---" for letter in align.ljust(len(header), "l")]
+    return "\n".join(f"| {' | '.join(row)} |".replace("  ", " ") for row in (header, rules, *rows))
+
+
+def losses() -> str:
+    """InfoNCE beside plain torch."""
+    results = processor()
+    machine, found = results["machine"], [row for row in results["info_nce"]["rows"] if row["dim"] == 384]
+    ceilings = {
+        row["dtype"]: row["rate"]
+        for row in results["ceilings"]
+        if (row["isa"], row["threads"]) == (machine["isa"], machine["threads"])
+    }
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for sides in ("one", "two"):
+            ours, dense = (
+                next(r for r in found if (r["contender"], r["variant"], r["dtype"]) == (name, sides, dtype))
+                for name in ("simtile", "torch")
+            )
+            rows.append([
+                f"{sides}-sided, {dtype}", f"{ours['ms']:,.0f} ms", f"{dense['ms']:,.0f} ms", f"{ours['share']:.0%}",
+                f"{ours['extra_mb']:,.0f} MB", f"{dense['extra_mb']:,.0f} MB",
+            ])  # fmt: skip
+    header = ("", "simtile", "plain torch", "share of the cores' ceiling", "extra memory", "plain torch")
+    batch, threads = found[0]["batch"], machine["threads"]
+    return (
+        f"InfoNCE with both gradients, {batch:,} pairs of 384 dimensions, {threads} threads of an {machine['cpu']},\n"
+        f"which can do {ceilings['float32']:.0f} GFLOP/s a core in float32 and {ceilings['bfloat16']:.0f} in bfloat16, "
+        "against `F.cross_entropy` on stored logits;\n"
+        "medians of three processes (`simtile bench losses --record`):\n\n"
+        f"{table(header, rows)}"
+    )
+
+
+def exact_search() -> str:
+    """The exact top 10 by CPU time and by the clock."""
+    processes = processor()["search_exact"]["processes"]
+    titles = {
+        "simtile-i8": "simtile, 8-bit first pass",
+        "simtile-f32": "simtile, float32",
+        "numpy": "NumPy",
+        "faiss": "faiss `IndexFlatIP`",
+    }
+    rows = []
+    for name, title in titles.items():
+        ones = [one for one in processes if one["name"] == name]
+        if ones:
+            rate = statistics.median(statistics.median(one["qps"]) for one in ones)
+            rows.append([title, f"{rate:,.0f}", f"{min(one['recall'] for one in ones):.3f}"])
+    n, d, _ = processes[0]["shape"]
+    return (
+        f"Exact top 10 among {n:,} real vectors of {d} dimensions, one thread "
+        "(`simtile bench search --peers --record`):\n\n"
+        f"{table(('', 'queries a second', 'recall@10'), rows, 'lrr')}"
+    )
+
+
+def hubness_words() -> str:
+    """Quality before and after every correction."""
+    rows = [
+        [
+            row["method"].replace("_", " "),
+            ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row["parameters"].items())
+            + " *" * row["tuned"],
+            *(f"{100 * row[name]:.1f}" for name in ("recall_at_1", "recall_at_10", "mrr_at_10")),
+            f"{row['skewness']:.1f}", f"{row['robin_hood']:.2f}", f"{row['largest_hub']:,}",
+            f"{100 * row['anti_hubs']:.0f} %",
+        ]
+        for row in read("hubness-words")["rows"]
+    ]  # fmt: skip
+    header = ("method", "parameters", "recall@1", "recall@10", "MRR@10", "skewness of N₁₀", "Robin Hood", "largest hub",
+              "anti-hubs")  # fmt: skip
+    return table(header, rows)
+
+
+CUR_SHOWN = ((50, 10), (100, 10), (100, 100), (200, 10), (200, 100), (400, 10), (400, 100))
+"""Budgets and k of the page; the JSON has more."""
+
+
+def cur_recall(name: str) -> str:
+    """Recall of every method; ``auto`` with its gain over reranking."""
+    found = {(row["target"], row["budget"], row["k"], row["method"]): row for row in read(name)["rows"]}
+    methods = list(dict.fromkeys(key[3] for key in found))
+    rows = []
+    for target in ("raw", "centred"):
+        for budget, k in CUR_SHOWN:
+            cells = []
+            for method in methods:
+                row = found[target, budget, k, method]
+                gain, error = (100 * row.get(f"gain_over_rerank{end}", 0.0) for end in ("", "_error"))
+                recall = f"{100 * row['recall']:.1f}"
+                cells.append(f"**{recall}** ({gain:+.1f} ± {error:.1f})" if method == "auto" else recall)
+            rows.append([target, str(budget), str(k), *cells])
+    return table(("scores", "calls", "k", *methods), rows, "l" + "r" * (2 + len(methods)))
+
+
+def cur_maxsim() -> str:
+    return cur_recall("cur-maxsim-dense")
+
+
+def cur_cross_encoder() -> str:
+    found = read("cur-cross-encoder-dense")
+    build, test, items = found["build"], found["test"], found["items"]
+    rows = f"Its first {2 * build} rows, {build} to build from and {test} to search, all {items:,} items"
+    return f"{rows}:\n\n{cur_recall('cur-cross-encoder-dense')}"
+
+
+def cur_sparse() -> str:
+    """Recall@100 of raw scores, from whole rows and from a tenth of the calls."""
+    dense, sparse = read("cur-maxsim-dense"), read("cur-maxsim-sparse")
+    rows = []
+    for title, found, method in (
+        ("`auto`, whole rows", dense, "auto"), ("`auto`, sparse", sparse, "auto"), ("`axn`, sparse", sparse, "axn"),
+        ("`rerank`", {**dense, "scorer_calls": 0}, "rerank"),
+    ):  # fmt: skip
+        recalls = {row["budget"]: row["recall"] for row in found["rows"]
+                   if (row["target"], row["k"], row["method"]) == ("raw", 100, method)}  # fmt: skip
+        rows.append([title, f"{found['scorer_calls']:,}", *(f"{100 * recalls[b]:.1f}" for b in (100, 200, 400))])
+    return table(("", "calls to build", "100", "200", "400"), rows, "lrrrr")
+
+
+def training() -> str:
+    """Each trainer's run with its defaults."""
+    clip, simclr, sentence = (read(f"train_{task}") for task in ("clip", "simclr", "sentence"))
+    chance = 10 * clip["after"]["chance, held-out characters"]
+    few = "linear probe, 10 labels a digit"
+    pixels = simclr["after"]["5-NN, 10 labels a digit, raw pixels"] + 0.05
+    all_pixels = f"pixels' 5-NN {simclr['after']['5-NN, raw pixels']:.3f}"
+    lines = (
+        ("clip: recall@1 of held-out characters", clip, "recall@1, held-out characters", f"10 × chance = {chance:.3f}"),
+        ("clip: recall@1 in held-out faces", clip, "recall@1, held-out faces", ""),
+        ("clip: recall@1, both held out", clip, "recall@1, both", ""),
+        (f"simclr: {few}", simclr, few, f"pixels' 5-NN + 5 points = {pixels:.3f}"),
+        ("simclr: linear probe, all labels", simclr, "linear probe", all_pixels),
+        ("simclr: 5-NN, all labels", simclr, "5-NN", all_pixels),
+        ("sentence: recall@1 on unseen packages", sentence, "recall@1", f"twice {sentence['before']['recall@1']:.3f}"),
+        ("sentence: recall@10", sentence, "recall@10", ""),
+    )  # fmt: skip
+    rows = [[title, f"{run['before'][name]:.3f}", f"{run['after'][name]:.3f}", bar] for title, run, name, bar in lines]
+    seconds = [f"{run['seconds']['total']:.0f} s ({run['task']})" for run in (clip, simclr, sentence)]
+    return (
+        f"Whole runs took {', '.join(seconds[:2])} and {seconds[2]}, after the harvest:\n\n"
+        f"{table(('', 'untrained', 'trained', 'bar'), rows, 'lrrl')}"
+    )
+
+
+def distributed() -> str:
+    """Two processes over one."""
+    rows = [
+        [
+            name, f"{line['loss']:.4f}", f"{line['gradient']:.4f}", f"{line['off']:.0e}",
+            "–" if line["temperature"] is None else f"{line['temperature']:.4f}",
+        ]
+        for name, line in read("distributed_equality_2_ranks")["lines"].items()
+    ]  # fmt: skip
+    return table(("loss", "loss", "gradient", "off", "temperature"), rows, "lrrrr")
+
+
+def saturation() -> str:
+    """Errors of gradients by loss level."""
+    found = read("saturation")["rows"]
+    columns = ("simtile float32", "torch float32", "simtile bfloat16", "torch bfloat16")
+    rows = [[f"{row['loss']:.0e}", *(f"{row['error'][name]:.1e}" for name in columns)] for row in found]
+    return table(("loss", "simtile f32", "dense torch f32", "simtile bf16", "dense torch bf16"), rows)
+
+
+def not_recorded(command: str) -> str:
+    """In the place of a table whose run is not kept yet."""
+    return f"Not recorded yet: `{command}` does."
+
+
+def drop_ins() -> str:
+    """Every drop-in beside its original."""
+    found = processor().get("drop_ins")
+    if found is None:
+        return not_recorded("simtile bench losses --peers --record")
+    rows = [
+        [
+            row["loss"], f"{row['batch']:,}", f"{row['ms']['simtile']:,.1f}", f"{row['ms']['original']:,.1f}",
+            f"{row['extra_mb']['simtile']:,.0f}", f"{row['extra_mb']['original']:,.0f}",
+        ]
+        for row in found["rows"]
+        if not row["wrong"]
+    ]  # fmt: skip
+    header = ("loss", "batch", "ms", "original's", "MB beside inputs", "original's")
+    return table(header, rows, "lrrrrr")
+
+
+def graph_index() -> str:
+    """Queries a CPU second at equal recall."""
+    found = processor().get("search")
+    if found is None:
+        return not_recorded("simtile bench search --peers --record")
+    title, header, rows = report.graph_table(found["processes"])
+    return f"{title}, top 10:\n\n{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
+
+
+def hubness_times() -> str:
+    """Fit and search beside other code for the same corrections."""
+    found = processor().get("hubness")
+    if found is None or "shape" not in found:
+        return not_recorded("simtile bench hubness --peers --record")
+    shape, (_, header, rows) = found["shape"], report.hubness_times(found["processes"])
+    whole = [row for row in rows if len(row) == len(header)]
+    return (
+        f"{shape['queries']:,} queries, {shape['gallery']:,} items, a bank of {shape['bank']:,}, 384 dimensions, "
+        "one thread:\n\n"
+        f"{table(header, whole, 'l' + 'r' * (len(header) - 1))}"
+    )
+
+
+PICTURES = ("loss_memory", "loss_time", "pareto", "ceiling")
+"""Figures of the report that the README shows, as far as they are recorded."""
+
+
+def pictures() -> str:
+    """Two of them."""
+    drawn = report.figures(processor())
+    shown = [(name, drawn[name][0]) for name in PICTURES if name in drawn][:2]
+    return "\n".join(f"![{caption}](docs/pictures/{name}.svg)" for name, caption in shown)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    made.__name__: made
+    for made in (
+        losses, exact_search, hubness_words, cur_maxsim, cur_cross_encoder, cur_sparse, training, distributed,
+        saturation, drop_ins, graph_index, hubness_times, pictures,
+    )
+}  # fmt: skip
+
+
+def renewed(text: str) -> str:
+    """A page with every marked block made again.
+
+    Raises
+    ------
+    KeyError      for a marker of no table
+    """
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text)
+
+
+def pages() -> list[Path]:
+    """Every page that may have markers."""
+    return [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+
+
+def main() -> None:
+    folder = ROOT / "docs" / "pictures"
+    folder.mkdir(exist_ok=True)
+    for name, (_, svg) in report.figures(processor()).items():
+        if name in PICTURES:
+            (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    for path in pages():
+        before = path.read_text(encoding="utf-8")
+        after = renewed(before)
+        if after != before:
+            path.write_text(after, encoding="utf-8")
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ RUST := $(shell find rust -path rust/target -prune -o \( -name '*.rs' -o -name '
 CARGO := cargo
 MANIFEST := --manifest-path rust/Cargo.toml
 
-.PHONY: demo test test-rust test-python test-kernels test-neon lint bench docs kernels kernels-all build format clean
+.PHONY: demo test test-rust test-python test-kernels test-neon lint bench docs package-test kernels kernels-all build format clean
 .DEFAULT_GOAL := build
 
 demo: build
@@ -56,6 +56,10 @@ bench: build
 # The site, in docs/build/html; a warning is an error. The tutorials are run by tests/test_docs.py.
 docs: build
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/build/html
+
+# Wheel and sdist in dist/, each tried: the wheel beside NumPy alone, oldest and newest; the sdist built offline.
+package-test: build
+	.ci/package-test $(BIN)/python
 
 # Compile the GPU kernels ahead of time, without a GPU: spills, shared memory and tensor-core instructions are gates.
 kernels: build

@@ -238,6 +238,27 @@ def graph_index() -> str:
     return f"{title}, top 10:\n\n{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
 
 
+def search_growth() -> str:
+    """Exact search and the graph by size."""
+    if not (RESULTS / "search_growth.json").exists():
+        return not_recorded("python benches/bench_search_growth.py --record")
+    rows = [
+        [f"{row['n']:,}", f"{row['exact_qps']:,.0f}", f"{row['graph_qps']:,.0f}", f"{row['recall']:.3f}",
+         f"{row['build_s']:.0f} s", f"{row['pays_from']:,.0f}", f"{row['estimate']:,.0f}"]
+        for row in read("search_growth")["rows"]
+    ]  # fmt: skip
+    header = (
+        "vectors",
+        "exact queries/s",
+        "graph's",
+        "at recall",
+        "graph built in",
+        "pays from queries",
+        "`explain` says",
+    )
+    return table(header, rows, "r" * len(header))
+
+
 def hubness_times() -> str:
     """Fit and search beside other code for the same corrections."""
     found = processor().get("hubness")
@@ -250,6 +271,29 @@ def hubness_times() -> str:
         "one thread:\n\n"
         f"{table(header, whole, 'l' + 'r' * (len(header) - 1))}"
     )
+
+
+def papers() -> str:
+    """The registry of papers, and what their recipes measured."""
+    sys.path.insert(0, str(ROOT / "python"))
+    from simtile.recipes.registry import papers as registry
+
+    measured = read("recipes") if (RESULTS / "recipes.json").exists() else {}
+    rows, remarks = [], []
+    for paper in registry().values():
+        title = f"[{paper.title}](https://arxiv.org/abs/{paper.paper[6:]})" if paper.paper else paper.title
+        offers = f"[{paper.offers}]({paper.docs.removeprefix('docs/')})" if paper.docs else paper.offers
+        claim, found = paper.recipe, measured.get(paper.id)
+        shows = f"{claim.shows}, beside {claim.baseline}" if claim else "-"
+        figures = "-"
+        if claim and found:
+            sign = {"higher": "≥ +", "lower": "≤ −", "equal": "± "}[claim.better]
+            figures = f"{found['measured']:.4g} beside {found['baseline']:.4g} (bar {sign}{found['margin']:g})"
+            figures += "" if found["holds"] else ", DOES NOT HOLD"
+        rows.append([str(paper.number), f"`{paper.id}`", title, paper.tier, offers, shows, figures, paper.checked])
+        remarks += [f"* `{paper.id}`: {paper.remarks}"] if paper.remarks else []
+    header = ("", "recipe", "paper", "tier", "what simtile has", "the recipe shows", "measured", "checked in")
+    return f"{table(header, rows, 'r')}\n\n## Remarks\n\n" + "\n".join(remarks)
 
 
 PICTURES = ("loss_memory", "loss_time", "pareto", "ceiling")
@@ -267,7 +311,7 @@ TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         losses, exact_search, hubness_words, cur_maxsim, cur_cross_encoder, cur_sparse, training, distributed,
-        saturation, drop_ins, graph_index, hubness_times, pictures,
+        saturation, drop_ins, graph_index, search_growth, hubness_times, papers, pictures,
     )
 }  # fmt: skip
 

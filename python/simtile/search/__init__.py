@@ -2,7 +2,8 @@
 
 from simtile._core import IndexFileError
 from simtile.search.blocks import search_blocks
+from simtile.search.choose import Choice, build, explain
 from simtile.search.exact import ExactIndex
 from simtile.search.graph import GraphIndex
 
-__all__ = ["ExactIndex", "GraphIndex", "IndexFileError", "search_blocks"]
+__all__ = ["Choice", "ExactIndex", "GraphIndex", "IndexFileError", "build", "explain", "search_blocks"]

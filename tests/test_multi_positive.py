@@ -50,6 +50,14 @@ def test_symmetric_it_is_the_mean_of_clip_over_texts(rng):
     torch.testing.assert_close(found, want, rtol=1e-12, atol=0)
 
 
+def test_rows_of_one_id_are_no_negatives_of_each_other(rng):
+    image, texts = drawn(rng, (9, 5), (9, 2, 5))
+    ids = torch.arange(9) // 2
+    how = {"temperature": 0.1, "symmetric": True}
+    want = torch.stack([info_nce(image, texts[:, j], query_ids=ids, key_ids=ids, **how) for j in range(2)]).mean()
+    torch.testing.assert_close(multi_positive_info_nce(image, texts, ids=ids, **how), want, rtol=1e-12, atol=0)
+
+
 def test_positives_of_one_query_do_not_compete(rng):
     """A second positive equal to the first changes nothing, where one softmax over all would cost log 2."""
     q, p = drawn(rng, (6, 4), (6, 1, 4))

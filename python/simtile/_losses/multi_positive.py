@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from simtile._losses.batch import checked_batch
-from simtile._pairs import Pairs, Scale
+from simtile._pairs import Pairs, Scale, as_ids
 from simtile.kernels.reference_torch import merge_lse, softplus
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def multi_positive_info_nce(
     positives: Tensor,
     negatives: Tensor | None = None,
     *,
+    ids: Tensor | None = None,
     temperature: Scale = 0.05,
     symmetric: bool = False,
     normalize: bool = True,
@@ -38,6 +39,7 @@ def multi_positive_info_nce(
     query : Tensor (M, D)
     positives : Tensor (M, P, D)      P positives of each query
     negatives : Tensor (M, K, D)      hard negatives; those of all queries are everybody's
+    ids : integer Tensor (M,)      positives of a query of the same id are false negatives and left out
     temperature : float or one-element Tensor
     symmetric : bool      the mean with the other direction, each r-th positive against all queries
     normalize, weight, reduction, plan      as in :func:`info_nce`
@@ -61,6 +63,7 @@ def multi_positive_info_nce(
         query, flat, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,
         names=("query", "positives"), paired=False,
     )  # fmt: skip
+    same = None if ids is None else as_ids("ids", ids, query.shape[0], query)
     slots = batch.key.view(positives.shape).unbind(1)
     shared = None
     if negatives is not None:
@@ -71,7 +74,8 @@ def multi_positive_info_nce(
         shared, _, _ = batch.lse(batch.query, hard, Pairs())
     losses = []
     for slot in slots:
-        row, column, own = batch.lse(batch.query, slot, Pairs(diagonal="skip"), column=symmetric, positive=True)
+        others = Pairs(same, same, diagonal="skip")
+        row, column, own = batch.lse(batch.query, slot, others, column=symmetric, positive=True)
         assert own is not None
         loss = softplus((row if shared is None else merge_lse(row, shared)) - own)
         losses.append(loss if column is None else (loss + softplus(column - own)) / 2)

@@ -71,6 +71,7 @@ def score_info_nce(
 def soft_repa(
     errors: Tensor,
     *,
+    targets: Tensor | None = None,
     temperature: Scale = 0.07,
     scale: Scale = 4.0,
     error_weight: float = 0.0,
@@ -79,13 +80,14 @@ def soft_repa(
 ) -> Tensor:
     """SoftREPA: an image's prompt is the one under which its denoising error is least.
 
-    loss_i = CE of row i of scale · exp(-errors / temperature) with column i as its target + error_weight · errors_ii
+    loss_i = CE of row i of scale · exp(-errors / temperature) with its own prompt as target + error_weight · own error
 
     Parameters
     ----------
-    errors : Tensor (M, N), N >= M      of image i under prompt j, e.g. of the predicted velocity; not negative
+    errors : Tensor (M, N)      of image i under prompt j, e.g. of the predicted velocity; not negative
+    targets : integer Tensor (M,)      the prompt of image i; None: prompt i, which needs N >= M
     temperature, scale : float or one-element Tensor      0.07 and 4 as in the authors' code, which learns both
-    error_weight : float      of the pairs' own errors, 0 in the authors' code
+    error_weight : float      of the images' errors under their own prompts, 0 in the authors' code
     weight, reduction      as in :func:`score_info_nce`
 
     Raises
@@ -100,9 +102,10 @@ def soft_repa(
     check_matrix("errors", errors)
     tau = as_scalar("temperature", temperature, errors, positive=True)
     scores = as_scalar("scale", scale, errors) * torch.exp(-errors.to(loss_dtype(errors)) / tau)
-    loss = score_info_nce(scores, weight=weight, reduction=reduction)
+    loss = score_info_nce(scores, targets=targets, weight=weight, reduction=reduction)
     if error_weight == 0:
         return loss
     kept = as_vector("weight", weight, errors.shape[0], errors)
-    own = errors.to(loss_dtype(errors)).diagonal()
+    wide = errors.to(loss_dtype(errors))
+    own = wide.diagonal() if targets is None else wide.gather(1, targets.long()[:, None]).squeeze(1)
     return loss + error_weight * reduced(own, None if kept is None else kept.detach(), reduction)

@@ -33,11 +33,12 @@ class MultiPositiveInfoNCELoss(ContrastiveLoss):
         )  # fmt: skip
 
     def forward(
-        self, query: Tensor, positives: Tensor, negatives: Tensor | None = None, *, weight: Tensor | None = None
-    ) -> Tensor:
+        self, query: Tensor, positives: Tensor, negatives: Tensor | None = None, *, ids: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The loss of queries (M, D) and positives (M, P, D): :func:`simtile.functional.multi_positive_info_nce`."""
         return functional.multi_positive_info_nce(
-            query, positives, negatives, temperature=self.current_temperature(), weight=weight, **self.options
+            query, positives, negatives, ids=ids, temperature=self.current_temperature(), weight=weight, **self.options
         )
 
 
@@ -116,11 +117,11 @@ class SoftREPALoss(nn.Module):
         )
         self.error_weight, self.reduction = error_weight, reduction
 
-    def forward(self, errors: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    def forward(self, errors: Tensor, *, targets: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
         """The loss of errors (M, N) of image i under prompt j: :func:`simtile.functional.soft_repa`."""
         return functional.soft_repa(
-            errors, temperature=self.temperature, scale=self.scale, error_weight=self.error_weight, weight=weight,
-            reduction=self.reduction,
+            errors, targets=targets, temperature=self.temperature, scale=self.scale, error_weight=self.error_weight,
+            weight=weight, reduction=self.reduction,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -31,7 +31,8 @@ from simtile.trainers.simclr import Digits, SimCLR
 if TYPE_CHECKING:
     from torch import distributed as dist
 
-PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+PairLoss = Callable[..., Tensor]
+"""``loss(a, b, ids)`` of the tasks here; a recipe's own task says what else it passes."""
 
 
 class LossTask(loop.Task, Protocol):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed as dist, multiprocessing as mp
 
-from simtile import distributed, functional as F
+from simtile import distributed, functional as F, listwise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,15 @@ def _guided(query: Tensor, key: Tensor, features: Tensor, **options: Any) -> Ten
     return F.filtered_info_nce(query, key, guide=(features.detach(), features.detach().roll(1, 1)), **options)
 
 
+def _multi_positive(query: Tensor, row_negatives: Tensor, query_ids: Tensor | None = None, **options: Any) -> Tensor:
+    return F.multi_positive_info_nce(query, row_negatives[:, :2], row_negatives[:, 2:], ids=query_ids, **options)
+
+
+def _stable_distillation(query: Tensor, row_negatives: Tensor, **options: Any) -> Tensor:
+    reward = row_negatives.detach()[..., 0]
+    return listwise.stable_distillation(query, row_negatives, reward, contrastive_weight=0.2, **options)
+
+
 _IDS = ("query_ids", "key_ids")
 BLOCKS = ("query_key", "query_query", "key_query", "key_key")
 CASES: dict[str, Case] = {
@@ -100,6 +109,13 @@ CASES: dict[str, Case] = {
         F.margin_info_nce, ("query", "key", *_IDS, "weight"), ("temperature",), True, {"kind": "angular"}
     ),
     "focal_info_nce": Case(F.focal_info_nce, ("query", "key", *_IDS, "row_negatives"), ("temperature",)),
+    "multi_positive": Case(
+        _multi_positive,
+        ("query", "row_negatives", "query_ids", "weight"),
+        ("temperature",),
+        options={"symmetric": True},
+    ),
+    "stable_distillation": Case(_stable_distillation, ("query", "row_negatives", "weight"), ("temperature",)),
     "sigmoid_loss": Case(F.sigmoid_loss, shared=("scale", "bias")),
     "sigmoid_loss_ids": Case(F.sigmoid_loss, ("query", "key", *_IDS), ("scale", "bias"), True),
     "sigmoid_loss_weight": Case(F.sigmoid_loss, ("query", "key", "weight"), ("scale", "bias")),

@@ -164,6 +164,15 @@ def test_stable_distillation_keeps_given_order_and_one_candidate_is_info_nce(rng
     torch.testing.assert_close(found, cross_entropy(s, torch.arange(6)), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_batches_of_hardly_any_queries_have_finite_losses_and_gradients(rows):
+    q, c = torch.ones(rows, 4, requires_grad=True), torch.ones(rows, 3, 4, requires_grad=True)
+    loss = stable_distillation(q, c, torch.ones(rows, 3))
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(q.grad).all() and torch.isfinite(c.grad).all()
+    assert wasserstein_loss(q, q.detach()) == 0
+
+
 def test_stable_distillation_never_holds_the_scores_of_all_pairs():
     """1,024 queries of 4 candidates: 4M scores, against 16 numbers a candidate."""
     generator = torch.Generator().manual_seed(0)

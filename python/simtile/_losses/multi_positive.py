@@ -12,7 +12,7 @@ from simtile._pairs import Pairs, Scale, as_ids
 from simtile.kernels.reference_torch import merge_lse, softplus
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 def multi_positive_info_nce(
@@ -27,6 +27,7 @@ def multi_positive_info_nce(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """The mean of as many InfoNCE losses as a query has positives: a query's positives never compete with each other.
 
@@ -42,7 +43,7 @@ def multi_positive_info_nce(
     ids : integer Tensor (M,)      positives of a query of the same id are false negatives and left out
     temperature : float or one-element Tensor
     symmetric : bool      the mean with the other direction, each r-th positive against all queries
-    normalize, weight, reduction, plan      as in :func:`info_nce`
+    normalize, weight, reduction, plan, process_group      as in :func:`info_nce`
 
     Returns
     -------
@@ -61,7 +62,7 @@ def multi_positive_info_nce(
     flat = _flattened("positives", positives, query)
     batch = checked_batch(
         query, flat, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,
-        names=("query", "positives"), paired=False,
+        process_group=process_group, names=("query", "positives"), paired=False,
     )  # fmt: skip
     same = None if ids is None else as_ids("ids", ids, query.shape[0], query)
     slots = batch.key.view(positives.shape).unbind(1)

@@ -13,7 +13,7 @@ from simtile.listwise._mle import list_order, lists_nll
 from simtile.listwise._tail_lse import as_lists
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 def stable_distillation(
@@ -29,6 +29,7 @@ def stable_distillation(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """A language model's rewards as targets: each candidate must win against those of less reward, and all others'.
 
@@ -44,7 +45,7 @@ def stable_distillation(
     contrastive_weight : float      added to the weight of a list's first candidate: the paper's in-batch contrastive
         term, 0.2 in the authors' code
     sort : bool      put each list in the order of its rewards; False: it is in order
-    normalize, weight, reduction, plan      as in :func:`simtile.functional.info_nce`
+    normalize, weight, reduction, plan, process_group      as in :func:`simtile.functional.info_nce`
 
     Returns
     -------
@@ -72,11 +73,12 @@ def stable_distillation(
     flat = candidates.flatten(0, 1)
     check_like("candidates", flat, "query", query)
     batch = checked_batch(
-        query, flat, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan, paired=False
-    )
-    ids = torch.arange(M, device=query.device)
+        query, flat, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,
+        process_group=process_group, paired=False,
+    )  # fmt: skip
+    ids = batch.pool.new_ids(M, query)
     others, _, _ = batch.lse(batch.query, batch.key, Pairs(ids, ids.repeat_interleave(K)))
-    own = batch.key.view(M, K, -1)
+    own = batch.key.view(candidates.shape)
     dtype = others.dtype
     with torch.autocast(query.device.type, enabled=False):
         scores = torch.bmm(own.to(dtype), batch.query.to(dtype).unsqueeze(2)).squeeze(2) * batch.scale

@@ -12,7 +12,7 @@ from simtile.losses._module import ContrastiveLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 class StableDistillationLoss(ContrastiveLoss):
@@ -21,18 +21,19 @@ class StableDistillationLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    reward_temperature, contrastive_weight, sort, normalize, reduction, plan      see
+    reward_temperature, contrastive_weight, sort, normalize, reduction, plan, process_group      see
         :func:`simtile.listwise.stable_distillation`
     """
 
     def __init__(
         self, temperature: float = 0.01, *, learn_temperature: bool = False, max_scale: float = 100.0,
         reward_temperature: float = 1.0, contrastive_weight: float = 0.0, sort: bool = True, normalize: bool = True,
-        reduction: Reduction = "mean", plan: PlanName = "auto",
+        reduction: Reduction = "mean", plan: PlanName = "auto", process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
             temperature, learn_temperature, max_scale, reward_temperature=reward_temperature,
             contrastive_weight=contrastive_weight, sort=sort, normalize=normalize, reduction=reduction, plan=plan,
+            process_group=process_group,
         )  # fmt: skip
 
     def forward(self, query: Tensor, candidates: Tensor, reward: Tensor, *, weight: Tensor | None = None) -> Tensor:

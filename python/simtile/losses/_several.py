@@ -11,7 +11,7 @@ from simtile import functional, late_interaction
 from simtile.losses._module import ContrastiveLoss
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 class MultiPositiveInfoNCELoss(ContrastiveLoss):
@@ -20,16 +20,17 @@ class MultiPositiveInfoNCELoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    symmetric, normalize, reduction, plan      see :func:`simtile.functional.multi_positive_info_nce`
+    symmetric, normalize, reduction, plan, process_group      see :func:`simtile.functional.multi_positive_info_nce`
     """
 
     def __init__(
         self, temperature: float = 0.05, *, learn_temperature: bool = False, max_scale: float = 100.0,
         symmetric: bool = False, normalize: bool = True, reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
             temperature, learn_temperature, max_scale, symmetric=symmetric, normalize=normalize, reduction=reduction,
-            plan=plan,
+            plan=plan, process_group=process_group,
         )  # fmt: skip
 
     def forward(

@@ -148,7 +148,7 @@ def _in_ray(blocks: Iterator[_Block], make_scorer: MakeScorer, workers: int) -> 
     import ray
 
     actor = ray.remote(_Worker)
-    idle = [actor.remote(make_scorer) for _ in range(workers)]
+    idle: list[Any] = [actor.remote(make_scorer) for _ in range(workers)]
     running: dict[Any, tuple[Any, _Block]] = {}
 
     def finished() -> Results:

@@ -1,0 +1,101 @@
+"""Recipes of papers on which pairs a retriever is trained on, with docstrings and functions of the standard library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from simtile.corpus import resample_train
+from simtile.evaluation.rsa import rsa
+from simtile.functional import info_nce
+from simtile.recipes.claim import Outcome
+from simtile.recipes.tasks import CodePairs, Fitted, PairLoss, fit
+from simtile.demo.model import StaticEncoder, minilm_word_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import distributed as dist
+
+TEMPERATURE = 0.05
+
+
+class SomePairs:
+    """A part of the training pairs; the test is the whole task's."""
+
+    name = "some code pairs"
+
+    def __init__(self, task: CodePairs, rows: NDArray[np.int64]) -> None:
+        self.task, self.rows = task, torch.from_numpy(rows)
+        self.pair_loss: PairLoss | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def objective(self, group: dist.ProcessGroup | None, *, dense: bool) -> nn.Module:
+        self.task.pair_loss = self.pair_loss
+        return self.task.objective(group, dense=dense)
+
+    def batch(self, rows: Tensor, mine: slice, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return self.task.batch(self.rows[rows], mine, generator)
+
+    def evaluate(self, objective: nn.Module) -> dict[str, float]:
+        return self.task.evaluate(objective)
+
+    def facts(self) -> dict[str, Any]:
+        return self.task.facts() | {"training pairs": len(self)}
+
+
+def interpolation(*, max_pairs: int, top_k: int, steps: int, batch: int, learning_rate: float, seed: int) -> Outcome:
+    """Trained on pairs whose docstring is near a test query, and on as many whose docstring is near none."""
+    task = CodePairs(max_pairs=max_pairs)
+    encoder = StaticEncoder(minilm_word_table())
+    train, test = (encoder.encode(texts) for texts in (task.train_query, task.test_query))
+    sets = resample_train(train, test, top_k=top_k, seed=seed)
+    near, far = (_trained(task, rows, steps, batch, learning_rate, seed) for rows in sets)
+    table = {"pairs of each training set": float(len(sets.interpolation))}
+    for name, fitted in (("interpolation", near), ("extrapolation", far)):
+        table |= {f"{metric}, {name}": value for metric, value in fitted.after.items()}
+    table["recall@10 before training"] = near.before["recall@10"]
+    return Outcome(near.after["recall@10"], far.after["recall@10"], table)
+
+
+def scaling(*, max_pairs: int, fraction: float, steps: int, batch: int, learning_rate: float, seed: int) -> Outcome:
+    """The same steps on all pairs and on a fraction of them."""
+    task = CodePairs(max_pairs=max_pairs)
+    order = np.random.default_rng(seed).permutation(len(task))
+    few = order[: max(int(fraction * len(task)), batch)]
+    all_of_them, some = (_trained(task, rows, steps, batch, learning_rate, seed) for rows in (order, few))
+    table = {"pairs": float(len(task)), "pairs of the fraction": float(len(few))}
+    table["recall@10 before training"] = some.before["recall@10"]
+    return Outcome(all_of_them.after["recall@10"], some.after["recall@10"], table)
+
+
+def ppmi(*, max_pairs: int, words: int, dim: int) -> Outcome:
+    """Word vectors from co-occurrence: positive pointwise mutual information, then its singular vectors."""
+    texts = CodePairs(max_pairs=max_pairs).train_query
+    table = minilm_word_table().numpy()
+    text = np.repeat(np.arange(len(texts)), np.diff(texts.starts))
+    chosen = np.sort(np.argsort(-np.bincount(texts.tokens, minlength=len(table)), kind="stable")[:words])
+    known = np.isin(texts.tokens, chosen)
+    bags = np.zeros((len(texts), words), np.float32)
+    bags[text[known], np.searchsorted(chosen, texts.tokens[known])] = 1.0
+    together = (bags.T @ bags).astype(np.float64)
+    np.fill_diagonal(together, 0.0)
+    alone = together.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = np.log(together * together.sum() / (alone[:, None] * alone))
+    left, values, _ = np.linalg.svd(np.where(information > 0, information, 0.0), hermitian=True)
+    vectors = left[:, :dim] * np.sqrt(values[:dim])
+    return Outcome(rsa(vectors, table[chosen]), rsa(together, table[chosen]), {"words": float(words)})
+
+
+def _trained(
+    task: CodePairs, rows: NDArray[np.int64], steps: int, batch: int, learning_rate: float, seed: int
+) -> Fitted:
+    def loss(query: Tensor, code: Tensor, ids: Tensor) -> Tensor:
+        return info_nce(query, code, temperature=TEMPERATURE, symmetric=True)
+
+    return fit(SomePairs(task, rows), loss, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)

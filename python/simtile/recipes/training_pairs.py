@@ -1,4 +1,4 @@
-"""Recipes of papers on which pairs a retriever is trained on, with docstrings and functions of the standard library."""
+"""Recipes on the docstrings of the standard library: which pairs train a retriever, which words go together."""
 
 from __future__ import annotations
 
@@ -62,17 +62,6 @@ def interpolation(*, max_pairs: int, top_k: int, steps: int, batch: int, learnin
         table |= {f"{metric}, {name}": value for metric, value in fitted.after.items()}
     table["recall@10 before training"] = near.before["recall@10"]
     return Outcome(near.after["recall@10"], far.after["recall@10"], table)
-
-
-def scaling(*, max_pairs: int, fraction: float, steps: int, batch: int, learning_rate: float, seed: int) -> Outcome:
-    """The same steps on all pairs and on a fraction of them."""
-    task = CodePairs(max_pairs=max_pairs)
-    order = np.random.default_rng(seed).permutation(len(task))
-    few = order[: max(int(fraction * len(task)), batch)]
-    all_of_them, some = (_trained(task, rows, steps, batch, learning_rate, seed) for rows in (order, few))
-    table = {"pairs": float(len(task)), "pairs of the fraction": float(len(few))}
-    table["recall@10 before training"] = some.before["recall@10"]
-    return Outcome(all_of_them.after["recall@10"], some.after["recall@10"], table)
 
 
 def ppmi(*, max_pairs: int, words: int, dim: int, k: int) -> Outcome:

@@ -86,32 +86,30 @@ def kmeans(
     rng = np.random.default_rng(as_count("seed", seed))
     limit, tolerance = at_least_one("max_iterations", max_iterations), number("tolerance", tolerance, 0.0)
     threads = thread_count(num_threads)
-    centre: NDArray[np.float64] | None = None
+    centre = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     if metric == "cosine":
-        norms = np.linalg.norm(rows.astype(np.float64), axis=1)
+        norms = np.sqrt(_squares(rows))
         if not norms.all():
             raise ValueError(f"vectors: no zero vector for cosine, got one in row {np.flatnonzero(norms == 0)[0]}")
-        rows = (rows / norms[:, None]).astype(np.float32)
+        rows = rows / norms.astype(np.float32)[:, None]
     else:
         # About their mean: the squares of far-off vectors would hide distances in float32.
-        centre = rows.mean(axis=0, dtype=np.float64)
-        rows = (rows - centre).astype(np.float32)
-    still = tolerance * float(rows.var(axis=0, dtype=np.float64).mean())
+        rows = rows - centre
+    mean = rows.mean(axis=0, dtype=np.float64)
+    still = tolerance * max(float(_squares(rows).mean() - mean @ mean), 0.0) / max(rows.shape[1], 1)
     best: Clusters | None = None
     for _ in range(at_least_one("restarts", restarts)):
         found = _lloyd(rows, _seeds(rows, k, rng), metric, limit, still, threads)
         if best is None or found.inertia < best.inertia:
             best = found
     assert best is not None
-    if centre is not None:
-        best = best._replace(centroids=(best.centroids + centre).astype(np.float32))
-    return best
+    return best if metric == "cosine" else best._replace(centroids=best.centroids + centre)
 
 
 def _lloyd(
     rows: NDArray[np.float32], centroids: NDArray[np.float32], metric: Metric, limit: int, still: float, threads: int
 ) -> Clusters:
-    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    squares = _squares(rows)
     labels, far = _nearest(rows, squares, centroids, threads)
     iterations = 0
     while iterations < limit:
@@ -132,8 +130,8 @@ def _nearest(
     rows: NDArray[np.float32], squares: NDArray[np.float64], centroids: NDArray[np.float32], threads: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The nearest centroid of each row, by x c - |c|^2 / 2 in float32, and its squared distance."""
-    bias = -0.5 * np.einsum("kd,kd->k", centroids, centroids, dtype=np.float64)
-    scores, ids = _core.pair_topk(rows, centroids, 1, y_bias=bias.astype(np.float32), num_threads=threads)
+    bias = (-0.5 * _squares(centroids)).astype(np.float32)
+    scores, ids = _core.pair_topk(rows, centroids, 1, y_bias=bias, num_threads=threads)
     return ids[:, 0], np.maximum(squares - 2.0 * scores[:, 0], 0.0)
 
 
@@ -168,7 +166,7 @@ def _means(
 
 def _seeds(rows: NDArray[np.float32], k: int, rng: np.random.Generator) -> NDArray[np.float32]:
     n, draws = len(rows), 2 + int(np.log(k))
-    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    squares = _squares(rows)
     chosen = [int(rng.integers(n))]
     far = _squared(rows, squares, chosen)[:, 0]
     while len(chosen) < k:
@@ -182,6 +180,10 @@ def _seeds(rows: NDArray[np.float32], k: int, rng: np.random.Generator) -> NDArr
         chosen.append(int(drawn[best]))
         far = nearer[:, best]
     return rows[chosen]
+
+
+def _squares(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.asarray(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
 
 
 def _squared(rows: NDArray[np.float32], squares: NDArray[np.float64], some: list[int]) -> NDArray[np.float64]:

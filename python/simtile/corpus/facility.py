@@ -159,10 +159,10 @@ def facility_location_graph(
 def _of_vectors(rows: NDArray[np.float32], size: int, metric: Similarity, threads: int) -> Found:
     if metric == "cosine":
         norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
-        unit = (rows / np.where(norms > 0, norms, 1.0)[:, None]).astype(np.float32)
+        unit = rows / np.where(norms > 0, norms, 1.0).astype(np.float32)[:, None]
         return _core.facility_vectors(unit, np.full(len(rows), 0.5, np.float32), 1.0, size, num_threads=threads)
     # About their mean: squares of far-off vectors would hide their distances.
-    centred = (rows - rows.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    centred = rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32)
     squares = np.einsum("nd,nd->n", centred, centred, dtype=np.float64)
     with np.errstate(over="ignore"):
         bias = (2.0 * squares.max(initial=0.0) - squares).astype(np.float32)

@@ -38,7 +38,7 @@ def importance(
     index = ExactIndex(images[inside], metric="l2")
     _, ids = index.search(images[asked], retrieved)
     right = told[ids] == labels[asked][:, None]
-    _, of_tests = index.search(images[tested], corpus)
+    _, of_tests = index.search(images[tested], retrieved)
 
     def accuracy(kept: NDArray[np.bool_]) -> float:
         """Of the majority of the first ``k`` that are kept."""

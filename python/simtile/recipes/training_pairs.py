@@ -4,64 +4,54 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from simtile.corpus import resample_train
+from simtile.corpus import resample_test, resample_train
 from simtile.demo.model import StaticEncoder, minilm_word_table
-from simtile.functional import info_nce
 from simtile.recipes.claim import Outcome
-from simtile.recipes.tasks import CodePairs, Fitted, PairLoss, fit
+from simtile.recipes.tasks import CodePairs
 from simtile.search import ExactIndex
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import distributed as dist
 
-TEMPERATURE = 0.05
+    Ids = NDArray[np.int64]
 
-
-class SomePairs:
-    """A part of the training pairs; the test is the whole task's."""
-
-    name = "some code pairs"
-
-    def __init__(self, task: CodePairs, rows: NDArray[np.int64]) -> None:
-        self.task, self.rows = task, torch.from_numpy(rows)
-        self.pair_loss: PairLoss | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def objective(self, group: dist.ProcessGroup | None, *, dense: bool) -> nn.Module:
-        self.task.pair_loss = self.pair_loss
-        return self.task.objective(group, dense=dense)
-
-    def batch(self, rows: Tensor, mine: slice, generator: torch.Generator) -> tuple[Tensor, ...]:
-        return self.task.batch(self.rows[rows], mine, generator)
-
-    def evaluate(self, objective: nn.Module) -> dict[str, float]:
-        return self.task.evaluate(objective)
-
-    def facts(self) -> dict[str, Any]:
-        return self.task.facts() | {"training pairs": len(self)}
+K = 10
 
 
-def interpolation(*, max_pairs: int, top_k: int, steps: int, batch: int, learning_rate: float, seed: int) -> Outcome:
-    """Trained on pairs whose docstring is near a test query, and on as many whose docstring is near none."""
+def interpolation(*, max_pairs: int, top_k: int, ridge: float, buckets: int, seed: int) -> Outcome:
+    """A linear map of queries, fitted to pairs near the test queries, and to as many that are near none.
+
+    It has a solution in closed form, pulled towards the identity by ``ridge``: what the encoder does without training.
+    """
     task = CodePairs(max_pairs=max_pairs)
     encoder = StaticEncoder(minilm_word_table())
-    train, test = (encoder.encode(texts) for texts in (task.train_query, task.test_query))
-    sets = resample_train(train, test, top_k=top_k, seed=seed)
-    near, far = (_trained(task, rows, steps, batch, learning_rate, seed) for rows in sets)
-    table = {"pairs of each training set": float(len(sets.interpolation))}
-    for name, fitted in (("interpolation", near), ("extrapolation", far)):
-        table |= {f"{metric}, {name}": value for metric, value in fitted.after.items()}
-    table["recall@10 before training"] = near.before["recall@10"]
-    return Outcome(near.after["recall@10"], far.after["recall@10"], table)
+    texts = (task.train_query, task.train_code, task.test_query, task.test_code)
+    query, code, asked, wanted = (np.asarray(encoder.encode(side), dtype=np.float64) for side in texts)
+    query, code = _unit(query), _unit(code)
+    index = ExactIndex(wanted, metric="cosine")
+
+    def recall(rows: Ids, tests: Ids) -> float:
+        """recall@10 of some test queries, trained on some pairs."""
+        own = ridge * np.eye(query.shape[1])
+        learnt = np.linalg.solve(query[rows].T @ query[rows] + own, query[rows].T @ code[rows] + own)
+        _, ids = index.search(_unit(asked[tests]) @ learnt, K)
+        return float((ids == tests[:, None]).any(axis=1).mean())
+
+    everything = np.arange(len(asked))
+    sets = resample_train(query, asked, top_k=top_k, seed=seed)
+    folds = resample_test(query, asked, buckets=buckets, seed=seed)
+    table = {
+        "pairs of each training set": float(len(sets.interpolation)),
+        "recall@10 without training": recall(np.empty(0, np.int64), everything),
+        "recall@10 of all pairs": recall(np.arange(len(query)), everything),
+        "ReSTTest, interpolation": float(np.mean([recall(fold.train, fold.interpolation) for fold in folds])),
+        "ReSTTest, extrapolation": float(np.mean([recall(fold.train, fold.extrapolation) for fold in folds])),
+    }
+    return Outcome(recall(sets.interpolation, everything), recall(sets.extrapolation, everything), table)
 
 
 def ppmi(*, max_pairs: int, words: int, dim: int, k: int) -> Outcome:
@@ -88,10 +78,5 @@ def ppmi(*, max_pairs: int, words: int, dim: int, k: int) -> Outcome:
     return Outcome(found(left[:, :dim] * np.sqrt(values[:dim])), found(together), table)
 
 
-def _trained(
-    task: CodePairs, rows: NDArray[np.int64], steps: int, batch: int, learning_rate: float, seed: int
-) -> Fitted:
-    def loss(query: Tensor, code: Tensor, ids: Tensor) -> Tensor:
-        return info_nce(query, code, temperature=TEMPERATURE, symmetric=True)
-
-    return fit(SomePairs(task, rows), loss, steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)
+def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))

@@ -341,6 +341,22 @@ def test_half_precision_gives_float32_losses_and_gradients_of_its_own_dtype(rng,
         assert value.dtype == torch.float32 and x.grad.dtype == dtype and torch.isfinite(x.grad).all(), name
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, of its tracing
+def test_compiled_without_graph_breaks_it_gives_the_same(rng):
+    q, c, scores = (part.requires_grad_() for part in drawn(rng, (6, 4), (6, 3, 4), (5, 7)))
+    target, reward = torch.arange(5.0) // 2, torch.arange(18.0).sin().view(6, 3)
+    cases = {
+        "distillation": (lambda: stable_distillation(q, c, reward, temperature=0.1), [q, c]),
+        "mle": (lambda: list_mle(scores), [scores]), "pro": (lambda: pro_loss(scores[:, 0], target), [scores]),
+        "wasserstein": (lambda: wasserstein_loss(scores, scores.detach().flip(0)), [scores]),
+    }  # fmt: skip
+    for name, (loss, inputs) in cases.items():
+        torch._dynamo.reset()
+        found, want = torch.compile(loss, fullgraph=True, backend="aot_eager")(), loss()
+        torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12, msg=name)
+        torch.testing.assert_close(gradients(found, inputs), gradients(want, inputs), rtol=1e-10, atol=1e-12, msg=name)
+
+
 def test_wrong_arguments_are_named():
     s, q = torch.ones(3), torch.ones(2, 4)
     for call, message in (

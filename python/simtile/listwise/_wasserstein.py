@@ -73,18 +73,16 @@ class _Bures(Function):
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         with torch.autocast(a.device.type, enabled=False):
             product = a @ b.T
-            if not bool(product.isfinite().all()):
-                ctx.save_for_backward(torch.full_like(a, torch.nan))
-                return a.new_full((), torch.nan)
-            u, s, vh = torch.linalg.svd(product)
+            finite = product.isfinite().all()  # the decomposition raises where it is not
+            u, s, vh = torch.linalg.svd(product.where(finite, 0.0))
             kept = (s > s[:1] * torch.finfo(s.dtype).eps * max(a.shape)).to(s.dtype)
             turned, moved = (u * kept) @ (vh @ b), kept[:, None] * (vh @ b)
             factor = 1.0 / max(a.shape[0] - 1, 1)
             apart = a - turned
-            ctx.save_for_backward(2 * factor * apart)
+            ctx.save_for_backward((2 * factor * apart).where(finite, torch.nan))
             # What W leaves out of B, the directions without variance in A, counts in full.
             value: Tensor = factor * (apart.square().sum() + (b - vh.T @ moved).square().sum())
-            return value
+            return value.where(finite, torch.nan)
 
     @staticmethod
     @first_order

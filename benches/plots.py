@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from machine import Record
 from simtile.demo.plots import AFTER, BEFORE, FAINT_INK, SIZE, STYLE
@@ -45,10 +45,18 @@ def by_size(results: Record, what: str, label: str) -> str | None:
         every = sorted({r["batch"] for r in rows})
         axes.set_xticks(every, [f"{batch // 1024}k" for batch in every])
         axes.xaxis.set_minor_locator(NullLocator())
+        plain_numbers(axes)
         axes.grid()
         axes.legend()
 
     return figure(draw)
+
+
+def plain_numbers(axes: Axes) -> None:
+    """Ticks of a logarithmic axis at 1, 3, 10, 30, …, written out."""
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 3)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def pareto(results: Record) -> str | None:
@@ -70,16 +78,15 @@ def pareto(results: Record) -> str | None:
             rate = statistics.median(q for one in exact for q in one["cpu_qps"])
             axes.plot(1.0, rate, "D", color=OURS, label="simtile, exact")
         axes.set(yscale="log", xlabel="recall@10", ylabel="queries a CPU second")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-        axes.grid(which="both")
+        plain_numbers(axes)
+        axes.grid()
         axes.legend(fontsize=9)
 
     return figure(draw, (SIZE[0], 3.8))
 
 
 def hubs(results: Record) -> str | None:
-    """Every correction: recall@10 against the skewness that it leaves."""
+    """The skewness that every correction leaves, and its recall@10 as a number."""
     rows = results.get("hubness_table", {}).get("rows")
     if not rows:
         return None
@@ -92,7 +99,7 @@ def hubs(results: Record) -> str | None:
         axes.barh(names, values, color=colours, height=0.66)
         for at, (value, recall) in enumerate(zip(values, recalls, strict=True)):
             axes.text(value, at, f" {recall:.0f}", va="center", color=FAINT_INK, fontsize=9)
-        axes.set(xlabel="skewness of N₁₀ (less is better); numbers: recall@10 in %", xlim=(0, 1.12 * max(values)))
+        axes.set(xlabel="skewness of N₁₀; numbers: recall@10, %", xlim=(0, 1.12 * max(values)))
         axes.tick_params(axis="y", length=0, labelsize=9)
 
     return figure(draw, (SIZE[0], 0.9 + 0.24 * len(rows)))
@@ -115,7 +122,7 @@ def calls(rows: Sequence[dict[str, Any]], k: int) -> str:
         axes.set_xticks(budgets, [str(budget) for budget in budgets])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.grid()
-        axes.legend(fontsize=8, ncols=2, loc="lower right")
+        axes.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16))
 
     return figure(draw, (SIZE[0], 3.8))
 
@@ -123,7 +130,7 @@ def calls(rows: Sequence[dict[str, Any]], k: int) -> str:
 def ceiling(results: Record) -> str | None:
     """Whole losses and bare tiles as shares of the multiply-add rate of a core."""
     rows = [
-        (f"{title}, {row['variant']}, {row['dtype']}", row["share"])
+        (", ".join([title, *([] if name == "pair_softplus" else [row["variant"]]), row["dtype"]]), row["share"])
         for name, title in (("info_nce", "InfoNCE"), ("pair_softplus", "sigmoid loss"), ("pair_lse", "log-sum-exp"))
         for row in results.get(name, {}).get("rows", [])
         if row.get("share") is not None and row["dim"] == 384

@@ -48,7 +48,7 @@ html_show_sourcelink = False
 _SECTION = re.compile(r"^## (.+?)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _PAGE = re.compile(r"\]\(([\w/]+)\.md\)")
 _ANCHOR = re.compile(r'^<a id="(\w+)"></a>$', re.MULTILINE)
-_OUTSIDE = re.compile(r"\[([^\]]+)\]\(\.\./[^)]+\)")
+_LINK = re.compile(r"\[([^\]]+)\]\((\.\./[^)#\s]+)[^)]*\)")
 
 
 def menu(readme: str) -> str:
@@ -60,6 +60,11 @@ def menu(readme: str) -> str:
     return "\n".join(parts)
 
 
+def inside(page: str, link: re.Match[str]) -> str:
+    """A link of a page as it is if it stays in this folder, else its text alone."""
+    return link[0] if (HERE / page).parent.joinpath(link[2]).resolve().is_relative_to(HERE) else link[1]
+
+
 def read(app: Sphinx, page: str, source: list[str]) -> None:
     """The front page is README.md and its menu. Links to files outside of this folder, for GitHub, become text.
 
@@ -68,7 +73,7 @@ def read(app: Sphinx, page: str, source: list[str]) -> None:
     if page == root_doc:
         readme = (HERE / "README.md").read_text(encoding="utf-8")
         source[0] = f"{readme}\n{menu(readme)}"
-    source[0] = _ANCHOR.sub(r"(\1)=", _OUTSIDE.sub(r"\1", source[0]))
+    source[0] = _ANCHOR.sub(r"(\1)=", _LINK.sub(lambda link: inside(page, link), source[0]))
 
 
 def setup(app: Sphinx) -> None:

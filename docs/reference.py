@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,9 +30,21 @@ def signature(thing: Any) -> str:
     return str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
 
+def plain(thing: Any) -> str:
+    """The docstring; roles and doubled quotes of code become single ones, as readers of plain text expect."""
+    text = re.sub(r":(?:func|class|meth|mod|data|attr):`~?([^`]+)`", r"`\1`", inspect.getdoc(thing) or "")
+    return text.replace("``", "`")
+
+
+def markdown(text: str) -> str:
+    """A module's docstring: paragraphs, lists and indented formulas already; what else would be markup is escaped."""
+    parts = re.split(r"(`[^`]*`|^ {4}.*$)", text, flags=re.MULTILINE)
+    return "".join(part if at % 2 else re.sub(r"([<\[\]_$|])", r"\\\1", part) for at, part in enumerate(parts))
+
+
 def entry(kind: str, name: str, thing: Any, *, depth: int = 3, inside: str = "") -> str:
     """A MyST directive; longer fences outside, since the docstring has one of its own."""
-    text = inspect.getdoc(thing) or ""
+    text = plain(thing)
     called = "" if kind in ("data", "property", "exception") else signature(thing)
     docstring = f"```text\n{text}\n```\n" if text else ""
     fence = "`" * (depth + 2)
@@ -59,9 +72,7 @@ def public(module: ModuleType) -> list[str]:
 
 def page(module: ModuleType) -> str:
     """All public names, in the module's order."""
-    parts = [
-        f"# {module.__name__}\n\n```text\n{inspect.getdoc(module)}\n```\n\n```{{py:module}} {module.__name__}\n```\n\n"
-    ]
+    parts = [f"# {module.__name__}\n\n{markdown(plain(module))}\n\n```{{py:module}} {module.__name__}\n```\n\n"]
     for name in public(module):
         thing = getattr(module, name)
         if inspect.ismodule(thing):

@@ -8,7 +8,7 @@ RUST := $(shell find rust -path rust/target -prune -o \( -name '*.rs' -o -name '
 CARGO := cargo
 MANIFEST := --manifest-path rust/Cargo.toml
 
-.PHONY: demo test test-rust test-python test-kernels test-neon lint bench docs package-test kernels kernels-all build format clean
+.PHONY: demo test test-rust test-python test-kernels test-neon lint bench docs screenshots package-test kernels kernels-all build format clean
 .DEFAULT_GOAL := build
 
 demo: build
@@ -44,6 +44,7 @@ lint: build
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml simtile._core
 	$(CARGO) fmt $(MANIFEST) --check
 	$(CARGO) clippy $(MANIFEST) --all-targets --features python -- -D warnings
@@ -56,6 +57,10 @@ bench: build
 # The site, in docs/build/html; a warning is an error. The tutorials are run by tests/test_docs.py.
 docs: build
 	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/build/html
+
+# The pictures of docs/screenshots, by headless Chromium, of what make demo and make bench have left.
+screenshots: docs
+	$(BIN)/python docs/screenshots.py
 
 # Wheel and sdist in dist/, each tried: the wheel beside NumPy alone, oldest and newest; the sdist built offline.
 package-test: build

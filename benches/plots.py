@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from machine import Record
-from simtile.demo.plots import AFTER, BEFORE, FAINT_INK, SIZE, STYLE
+from simtile._figure_style import AFTER, BEFORE, FAINT_INK, SIZE, STYLE
 
 COLOURS = (AFTER, "#b45309", "#1d4ed8", "#7c3aed", "#be185d", "#4d7c0f", "#0e7490")
 OURS, THEIRS = AFTER, BEFORE

@@ -10,6 +10,7 @@ A test compares each block with what the JSON says. To change a figure, run its 
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import statistics
@@ -22,6 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benches"))
 
 import report  # noqa: E402
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest
 
 RESULTS = ROOT / "benches" / "results"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -296,6 +302,28 @@ def papers() -> str:
     return f"{table(header, rows, 'r')}\n\n## Remarks\n\n" + "\n".join(remarks)
 
 
+def layers() -> str:
+    """The layers that import-linter holds the package to, and what each module says of itself."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    rows = []
+    for at, layer in enumerate(settings["contracts"][0]["layers"], 1):
+        modules = re.split(r" [:|] ", layer)
+        public = [name for name in modules if not name.startswith("_") or name == "__main__"]
+        shown = [f"`{name}`: {summary(name)}" for name in public]
+        inner = ", ".join(f"`{name}`" for name in modules if name not in public)
+        rows.append([str(at), "<br>".join([*shown, *([inner] if inner else [])])])
+    return table(("", "modules of a layer; each may import the ones below"), rows, "r")
+
+
+def summary(name: str) -> str:
+    """The first sentence of a module's docstring."""
+    path = ROOT / "python" / "simtile" / name
+    source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+    first = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].replace("\n", " ")
+    sentence = re.split(r"(?<=[a-z)])[.;](?= |$)", first.replace("``", "`"))[0]
+    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", sentence)
+
+
 PICTURES = ("loss_memory", "loss_time", "pareto", "ceiling")
 """Figures of the report that the README shows, as far as they are recorded."""
 
@@ -311,7 +339,7 @@ TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         losses, exact_search, hubness_words, cur_maxsim, cur_cross_encoder, cur_sparse, training, distributed,
-        saturation, drop_ins, graph_index, search_growth, hubness_times, papers, pictures,
+        saturation, drop_ins, graph_index, search_growth, hubness_times, layers, papers, pictures,
     )
 }  # fmt: skip
 

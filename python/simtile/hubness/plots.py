@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from simtile.demo.plots import AFTER, BEFORE, SIZE, STYLE
+from simtile._figure_style import AFTER, BEFORE, SIZE, STYLE
 from simtile.hubness.metrics import HubnessReport
 
 COLOURS = {"before": BEFORE, "after": AFTER}

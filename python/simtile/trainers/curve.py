@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from simtile.demo.plots import AFTER, SIZE, STYLE
+from simtile._figure_style import AFTER, SIZE, STYLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,14 @@ import pytest
 
 from simtile.cur import CallableScorer, CrossEncoderIndex, Limits, ScoreJournal, Scorer, ScorerError
 from simtile.cur.blocks import score_blocks
-from simtile.cur.slots import Lookup, haystack_retriever, langchain_retriever, llama_index_retriever, upgrade_rank
+from simtile.cur.slots import Lookup, upgrade_rank
+from simtile.integrations.retrievers import (
+    VectorLookup,
+    haystack_retriever,
+    langchain_retriever,
+    llama_index_retriever,
+)
+from simtile.search import ExactIndex, GraphIndex
 
 ITEMS = [f"item {i}" for i in range(60)]
 
@@ -103,27 +110,43 @@ def index() -> CrossEncoderIndex:
 
 
 def test_a_lookup_gives_texts_metadata_and_scores(index: CrossEncoderIndex) -> None:
-    text, metadata, score = Lookup(index, 2, 30, None)("query")[0]
+    text, metadata, score = Lookup(index, k=2, budget=30)("query")[0]
     assert (text, score) == ("item 59", 59.0)
     assert metadata == {"source": "page 3", "corpus_id": 59, "score": 59.0}
 
 
+@pytest.mark.parametrize("kind", [ExactIndex, GraphIndex.build])
+def test_an_index_of_embeddings_in_the_same_slot(kind: Any) -> None:
+    index = kind(np.eye(4, dtype=np.float32))
+    items = ["zero", {"text": "one", "source": "page 3"}, "two", "three"]
+    lookup = VectorLookup(index, items, lambda texts: np.array([[0.1, 0.9, 0.5, 0.0]] * len(texts)), k=2)
+    assert lookup("query") == [
+        ("one", {"source": "page 3", "corpus_id": 1, "score": np.float32(0.9)}, np.float32(0.9)),
+        ("two", {"corpus_id": 2, "score": 0.5}, 0.5),
+    ]
+    index.remove(np.array([1]))
+    assert [text for text, _, _ in lookup("query")] == ["two", "zero"]
+    assert len(VectorLookup(index, items, lambda texts: np.zeros((len(texts), 4)), k=9)("query")) == 3
+    with pytest.raises(ValueError, match="items: one for each of 4 ids"):
+        VectorLookup(index, items[:3], lambda texts: np.zeros((1, 4)))
+
+
 def test_langchain_retrieves(index: CrossEncoderIndex) -> None:
     pytest.importorskip("langchain_core")
-    documents = langchain_retriever(index, k=2, budget=30).invoke("query")
+    documents = langchain_retriever(Lookup(index, k=2, budget=30)).invoke("query")
     assert [document.page_content for document in documents] == ["item 59", "item 58"]
     assert documents[0].metadata["source"] == "page 3"
 
 
 def test_llama_index_retrieves(index: CrossEncoderIndex) -> None:
     pytest.importorskip("llama_index.core")
-    nodes = llama_index_retriever(index, k=2, budget=30).retrieve("query")
+    nodes = llama_index_retriever(Lookup(index, k=2, budget=30)).retrieve("query")
     assert [(node.get_content(), node.score) for node in nodes] == [("item 59", 59.0), ("item 58", 58.0)]
 
 
 def test_haystack_retrieves(index: CrossEncoderIndex) -> None:
     pytest.importorskip("haystack")
-    documents = haystack_retriever(index, k=2, budget=30).run(query="query")["documents"]
+    documents = haystack_retriever(Lookup(index, k=2, budget=30)).run(query="query")["documents"]
     assert [(document.content, document.score) for document in documents] == [("item 59", 59.0), ("item 58", 58.0)]
 
 

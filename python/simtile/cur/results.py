@@ -36,3 +36,9 @@ def best_hits(scored: Scored, exact: dict[tuple[int, int], float], k: int) -> li
         order = np.lexsort((ids, -values))[: int(np.isfinite(values).sum())][:k]
         results.append([{"corpus_id": item, "score": exact[query, item]} for item in ids[order].tolist()])
     return results
+
+
+def document(item: Any, id: int, score: float) -> tuple[str, dict[str, Any], float]:
+    """(text, metadata, score) of an item that is a text, or a mapping with a "text"."""
+    fields = {"text": item} if isinstance(item, str) else dict(item)
+    return fields.pop("text"), {**fields, "corpus_id": id, "score": score}, score

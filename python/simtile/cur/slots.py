@@ -1,5 +1,7 @@
 """An index in the retriever's slot of LangChain, LlamaIndex and Haystack, and in place of ``CrossEncoder.rank``.
 
+    langchain_retriever(Lookup(index, k=10, budget=100, embed=model.encode))      of simtile.integrations.retrievers
+
 A reranker in the postprocessor's slot can only reorder what came before it. In the retriever's slot the scorer decides
 which documents are looked at, so it adds recall. The items of the index must be texts, or JSON objects with a "text".
 """
@@ -13,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtile.cur.index import CrossEncoderIndex
-from simtile.cur.results import Hit
+from simtile.cur.results import Hit, document
 
-__all__ = ["Lookup", "haystack_retriever", "langchain_retriever", "llama_index_retriever", "upgrade_rank"]
+__all__ = ["Lookup", "upgrade_rank"]
 
 Embed = Callable[[list[str]], NDArray[np.floating]]
 """Texts to embeddings (M, e), such as ``SentenceTransformer.encode``."""
@@ -32,7 +34,9 @@ class Lookup:
     options      for `CrossEncoderIndex.search`
     """
 
-    def __init__(self, index: CrossEncoderIndex, k: int, budget: int, embed: Embed | None, **options: Any) -> None:
+    def __init__(
+        self, index: CrossEncoderIndex, *, k: int = 10, budget: int = 100, embed: Embed | None = None, **options: Any
+    ) -> None:  # fmt: skip
         self._index, self._embed = index, embed
         self._options = {"k": k, "budget": budget, **options}
 
@@ -40,66 +44,7 @@ class Lookup:
         """(text, metadata, score) of each hit; the metadata holds ``corpus_id`` and the item's other fields."""
         embeddings = None if self._embed is None else np.asarray(self._embed([query]))
         hits = self._index.search([query], query_embeddings=embeddings, **self._options)[0]
-        return [self._document(hit) for hit in hits]
-
-    def _document(self, hit: Hit) -> tuple[str, dict[str, Any], float]:
-        item = self._index.item(hit["corpus_id"])
-        fields = {"text": item} if isinstance(item, str) else dict(item)
-        return fields.pop("text"), {**fields, "corpus_id": hit["corpus_id"], "score": hit["score"]}, hit["score"]
-
-
-def langchain_retriever(
-    index: CrossEncoderIndex, *, k: int = 10, budget: int = 100, embed: Embed | None = None, **options: Any
-) -> Any:
-    """A ``BaseRetriever`` of LangChain."""
-    from langchain_core.documents import Document
-    from langchain_core.retrievers import BaseRetriever
-
-    lookup = Lookup(index, k, budget, embed, **options)
-
-    class CrossEncoderRetriever(BaseRetriever):  # type: ignore[misc]
-        def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
-            return [Document(page_content=text, metadata=metadata) for text, metadata, _ in lookup(query)]
-
-    return CrossEncoderRetriever()
-
-
-def llama_index_retriever(
-    index: CrossEncoderIndex, *, k: int = 10, budget: int = 100, embed: Embed | None = None, **options: Any
-) -> Any:
-    """A ``BaseRetriever`` of LlamaIndex."""
-    from llama_index.core.retrievers import BaseRetriever
-    from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
-
-    lookup = Lookup(index, k, budget, embed, **options)
-
-    class CrossEncoderRetriever(BaseRetriever):  # type: ignore[misc]
-        def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-            return [
-                NodeWithScore(node=TextNode(text=text, metadata=metadata), score=score)
-                for text, metadata, score in lookup(query_bundle.query_str)
-            ]
-
-    return CrossEncoderRetriever()
-
-
-def haystack_retriever(
-    index: CrossEncoderIndex, *, k: int = 10, budget: int = 100, embed: Embed | None = None, **options: Any
-) -> Any:
-    """A component of Haystack 2 with input ``query`` and output ``documents``."""
-    from haystack import Document, component
-
-    lookup = Lookup(index, k, budget, embed, **options)
-
-    @component
-    class CrossEncoderRetriever:
-        @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
-        def run(self, query: str) -> dict[str, list[Document]]:
-            return {
-                "documents": [Document(content=text, meta=meta, score=score) for text, meta, score in lookup(query)]
-            }
-
-    return CrossEncoderRetriever()
+        return [document(self._index.item(hit["corpus_id"]), hit["corpus_id"], hit["score"]) for hit in hits]
 
 
 def upgrade_rank(model: Any, index: CrossEncoderIndex, *, budget: int, embed: Embed | None = None) -> None:

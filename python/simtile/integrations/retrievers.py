@@ -68,7 +68,7 @@ def langchain_retriever(lookup: Callable[[str], Hits]) -> Any:
     from langchain_core.documents import Document
     from langchain_core.retrievers import BaseRetriever
 
-    class SimtileRetriever(BaseRetriever):  # type: ignore[misc]
+    class SimtileRetriever(BaseRetriever):
         def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
             return [Document(page_content=text, metadata=metadata) for text, metadata, _ in lookup(query)]
 
@@ -80,7 +80,7 @@ def llama_index_retriever(lookup: Callable[[str], Hits]) -> Any:
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-    class SimtileRetriever(BaseRetriever):  # type: ignore[misc]
+    class SimtileRetriever(BaseRetriever):
         def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
             return [
                 NodeWithScore(node=TextNode(text=text, metadata=metadata), score=score)
@@ -96,7 +96,7 @@ def haystack_retriever(lookup: Callable[[str], Hits]) -> Any:
 
     @component
     class SimtileRetriever:
-        @component.output_types(documents=list[Document])
+        @component.output_types(documents=list[Document])  # type: ignore[untyped-decorator]
         def run(self, query: str) -> dict[str, list[Document]]:
             return {
                 "documents": [Document(content=text, meta=meta, score=score) for text, meta, score in lookup(query)]

@@ -85,3 +85,9 @@ def test_every_page_is_in_the_list():
     listed = re.findall(r"\]\(([\w/]+)\.md\)", (DOCS / "README.md").read_text(encoding="utf-8"))
     missing = {str(path.relative_to(DOCS).with_suffix("")) for path in PAGES} - {*listed, "README", "index"}
     assert not missing, f"name these in docs/README.md: {missing}"
+
+
+def test_pictures_of_the_pages_are_small():
+    pictures = list((DOCS / "screenshots").glob("*.png"))
+    assert {path.stem.rpartition("-")[2] for path in pictures} == {"desktop", "phone"}
+    assert sum(path.stat().st_size for path in pictures) < 3_000_000

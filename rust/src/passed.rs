@@ -5,7 +5,6 @@ use crate::quant::{Row, down, quantise};
 use crate::scan::Query;
 use crate::select::Exact;
 use crate::simd::{Isa, Kernel, Simd};
-use crate::stop::filled;
 use crate::store::{ExactStore, split};
 use crate::tile::Matrix;
 
@@ -77,8 +76,8 @@ impl<'a> Passed<'a> {
             source,
             first: rows.0,
             isa,
-            bytes: filled(0, if store.codes { len } else { 0 }),
-            floats: filled(0.0, if store.codes { 0 } else { len }),
+            bytes: vec![0; if store.codes { len } else { 0 }],
+            floats: vec![0.0; if store.codes { 0 } else { len }],
             heavy: Vec::with_capacity(count * store.heavy.len()),
             queries: Vec::with_capacity(count),
             facts: Vec::with_capacity(count),

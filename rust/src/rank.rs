@@ -4,7 +4,6 @@ use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
 use crate::pairs::{PairArgs, Pairs};
 use crate::simd::{Isa, Kernel, NV, Simd, tile_shape};
-use crate::stop::{checkpoint, filled};
 use crate::strip::{STRIP, Scoring, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix, pack_panels};
@@ -110,7 +109,7 @@ pub fn pair_rank<E: Elem>(
     if !(scores_are_finite(&x, &y, scale) && pairs.finite() && target.is_none_or(|t| t.iter().all(|t| !t.is_nan()))) {
         return Err(ArgumentError::Value("x, y, biases, scale, target: wanted finite values and scores".into()));
     }
-    let (mut greater, mut equal) = (filled(0, m), filled(0, m));
+    let (mut greater, mut equal) = (vec![0; m], vec![0; m]);
     let (g, e) = (Shared::of(&mut greater), Shared::of(&mut equal));
     let (scoring, own) = (Scoring::new(&x, scale, &pairs, None), Scoring::new(&x, scale, &own, None));
     let (_, nr) = tile_shape(isa);

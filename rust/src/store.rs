@@ -8,7 +8,6 @@ use crate::file::{FileError, Kind, SECTIONS, WORDS};
 use crate::quant::{Column, MAX_COLUMNS, bounds, heavy, quantise};
 use crate::scan::{BLOCK, Code, Columns, PANEL, Terms};
 use crate::simd::{Isa, Kernel, Simd};
-use crate::stop::filled;
 use crate::team;
 use crate::tile::Matrix;
 use crate::topk::pack;
@@ -223,15 +222,15 @@ impl ExactStore {
             vectors,
             scale,
             bias,
-            inverse: filled(0.0, if metric == Metric::Cosine { n } else { 0 }),
+            inverse: vec![0.0; if metric == Metric::Cosine { n } else { 0 }],
             codes,
             panels: Buffer::new(n.next_multiple_of(PANEL) * words),
             heavy_panels: Buffer::new(n.next_multiple_of(PANEL) * heavy.len()),
             heavy,
-            start: filled(0.0, padded),
-            factor: filled(0.0, padded),
-            offset: filled(0.0, padded),
-            bounds: filled([0.0; 5], n.div_ceil(BLOCK)),
+            start: vec![0.0; padded],
+            factor: vec![0.0; padded],
+            offset: vec![0.0; padded],
+            bounds: vec![[0.0; 5]; n.div_ceil(BLOCK)],
             largest_offset: 0.0,
         };
         if let Some(row) = store.prepare(source, threads, isa) {

@@ -1,7 +1,6 @@
 //! Similarities that are made of vectors when they are looked at: `s_ij = unit · <x_i, x_j> + bias_i + bias_j`, at least 0 by the caller's
 //! choice of biases. All rows are multiplied with a panel of candidates, and a tile of similarities is summed while it is in registers.
 
-use crate::stop::filled;
 use super::Similarity;
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
@@ -96,7 +95,7 @@ impl<'a> Vectors<'a> {
         let packed = packed.shared();
         let mut biases: Vec<f32> = candidates.iter().map(|&j| self.bias[j as usize]).collect();
         biases.resize(panels * width, 0.0);
-        let mut sums = filled(0f64, blocks * panels * width);
+        let mut sums = vec![0f64; blocks * panels * width];
         let to = Shared::of(&mut sums);
         team::run(self.threads.min(blocks * panels), |team| {
             team.for_each(blocks * panels, |u| {

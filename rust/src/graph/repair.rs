@@ -3,7 +3,6 @@
 //! [1] Singh et al., FreshDiskANN, arXiv:2105.09613, algorithm 4. Where most neighbours are removed at once, their removed neighbours are
 //! looked behind as well, until there are candidates enough.
 
-use crate::stop::{filled, room_for};
 use super::build::{CHUNK, neighbours};
 use super::prune::{Prune, Pruner};
 use super::walk::{NONE, Terrain};
@@ -24,7 +23,7 @@ impl Graph {
     /// # Errors
     /// An id that is not here, or that comes twice; then nothing is removed.
     pub fn remove(&mut self, ids: &[i64], threads: usize, isa: Isa) -> Result<(), ArgumentError> {
-        let mut removed = filled(false, self.slots());
+        let mut removed = vec![false; self.slots()];
         for &id in ids {
             let slot = self.slot(id).ok_or_else(|| ArgumentError::Value(format!("ids: no item {id}")))?;
             if std::mem::replace(&mut removed[slot], true) {
@@ -50,7 +49,7 @@ impl Graph {
     /// The edges of all vertices that stay, none of which leads to a removed one.
     fn rows_without(&self, removed: &[bool], threads: usize, isa: Isa) -> Vec<u32> {
         let (n, degree) = (self.slots(), self.degree);
-        let mut rows = filled(NONE, n * degree);
+        let mut rows = vec![NONE; n * degree];
         let out = Shared::of(&mut rows);
         let terrain = self.terrain();
         team::run(threads, |team| {
@@ -86,7 +85,6 @@ impl Graph {
     /// # Errors
     /// An id that is not here.
     pub fn vectors_of(&self, ids: &[i64]) -> Result<Vec<f32>, ArgumentError> {
-        room_for::<f32>(ids.len() * self.dim());
         let mut rows = Vec::with_capacity(ids.len() * self.dim());
         for &id in ids {
             let slot = self.slot(id).ok_or_else(|| ArgumentError::Value(format!("ids: no item {id}")))?;
@@ -113,7 +111,7 @@ impl Graph {
             return;
         }
         let kept: Vec<usize> = (0..self.slots()).filter(|&s| self.is_live(s)).collect();
-        let mut moved = filled(NONE, self.slots());
+        let mut moved = vec![NONE; self.slots()];
         kept.iter().zip(0u32..).for_each(|(&slot, to)| moved[slot] = to);
         let (layout, d) = (self.coder.layout, self.dim());
         gather(&mut self.ids, 1, &kept);

@@ -4,7 +4,7 @@
     python benches/bench_corpus.py --one NAME    one contender: a line of JSON
 
 Both compute the same recurrences in float64; the results are compared before anything is timed. Milliseconds by the
-clock and by CPU time, medians of the processes' medians.
+clock and by CPU time, medians of the processes' medians. The bar is 5 ms on a quiet machine.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def interpolation(*, max_pairs: int, top_k: int, ridge: float, buckets: int, see
 
     everything = np.arange(len(asked))
     sets = resample_train(query, asked, top_k=top_k, seed=seed)
-    folds = resample_test(query, asked, buckets=buckets, seed=seed)
+    folds = [fold for fold in resample_test(query, asked, buckets=buckets, seed=seed) if len(fold.extrapolation)]
     table = {
         "pairs of each training set": float(len(sets.interpolation)),
         "recall@10 without training": recall(np.empty(0, np.int64), everything),

@@ -26,7 +26,7 @@ def figure(draw: Callable[[Axes], None], size: tuple[float, float] = SIZE) -> st
         axes = picture.subplots()
         draw(axes)
         buffer = io.StringIO()
-        picture.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        picture.savefig(buffer, format="svg", metadata={"Date": None})  # on white: pages may be dark
         return buffer.getvalue()
 
 

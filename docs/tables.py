@@ -325,14 +325,14 @@ def summary(name: str) -> str:
 
 
 PICTURES = ("loss_memory", "loss_time", "pareto", "ceiling")
-"""Figures of the report that the README shows, as far as they are recorded."""
+"""Figures of the report that are kept in docs/pictures."""
 
 
 def pictures() -> str:
-    """Two of them."""
+    """The two of losses side by side; as long as they are not recorded, the share of the ceiling."""
     drawn = report.figures(processor())
-    shown = [(name, drawn[name][0]) for name in PICTURES if name in drawn][:2]
-    return "\n".join(f"![{caption}](docs/pictures/{name}.svg)" for name, caption in shown)
+    shown = [name for name in PICTURES[:2] if name in drawn] or ["ceiling"]
+    return "\n".join(f'<img src="docs/pictures/{name}.svg" alt="{drawn[name][0]}" width="49%">' for name in shown)
 
 
 TABLES: dict[str, Callable[[], str]] = {

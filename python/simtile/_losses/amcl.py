@@ -31,7 +31,7 @@ def amcl(
     *,
     temperatures: tuple[float, float] = (1e-5, 2.0),
     top_k: int = 100,
-    beta: float = 0.01,
+    beta: float = 1e-4,
     normalize: bool = True,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
@@ -48,7 +48,8 @@ def amcl(
     gate_a, gate_b : Tensor (B, E)      φ of the normalised projections; with their gradient
     temperatures : (float, float)      τ_min and τ_max, both above 0
     top_k : int      hardest negatives that are kept, 100 as in the paper
-    beta : float >= 0      weight of the regulariser, which keeps temperatures from running off
+    beta : float >= 0      weight of the regulariser, 1e-4 as in the authors' SimCLR. Of the negatives it is a sum over
+        top_k where the scores are a mean: from 1 / top_k on it outweighs them, and all go to the least temperature
     normalize, weight, reduction      as in :func:`simtile.functional.info_nce`
 
     Returns

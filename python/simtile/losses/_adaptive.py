@@ -32,7 +32,7 @@ class AMCLLoss(Loss):
 
     def __init__(
         self, width: int, *, hidden: int | None = None, temperatures: tuple[float, float] = (1e-5, 2.0),
-        top_k: int = 100, beta: float = 0.01, reduction: Reduction = "mean",
+        top_k: int = 100, beta: float = 1e-4, reduction: Reduction = "mean",
     ) -> None:  # fmt: skip
         super().__init__(temperatures=temperatures, top_k=top_k, beta=beta, reduction=reduction)
         hidden = width if hidden is None else hidden

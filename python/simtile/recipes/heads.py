@@ -101,9 +101,9 @@ def two_dimensional(*, steps: int, batch: int, pairs: int, seed: int) -> Outcome
 
     recalls = []
     for loss in (both_ways, last):
-        model = fit(task, loss, steps=steps, batch=batch, learning_rate=1e-3, seed=seed).objective.model  # type: ignore[arg-type, operator]
+        model: Any = fit(task, loss, steps=steps, batch=batch, learning_rate=1e-3, seed=seed).objective.model  # type: ignore[arg-type]
         with torch.no_grad():
-            query, code = model(task.test_query), model(task.test_code)  # type: ignore[operator]
+            query, code = model(task.test_query), model(task.test_code)
         sides = [[side[at][:, :d].numpy() for side in (query, code)] for at, d in cuts.values()]
         recalls.append({name: evaluate(*side).recall_at_10 for name, side in zip(cuts, sides, strict=True)})
     first = next(iter(cuts))

@@ -14,6 +14,7 @@ already at about 93 %, which leaves no room for such a margin; there the probe h
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Digits:
 
     def __init__(self, *, max_images: int | None = None) -> None:
         self.name = "simclr"
-        pixels, labels = mnist_data()
+        pixels, labels = mnist()
         order = np.random.default_rng(0).permutation(len(labels))[:max_images]
         self.pixels, self.labels = pixels[order].astype(np.float32) / 255, labels[order].astype(np.int64)
         self.n_train = len(order) * 4 // 5
@@ -111,6 +112,13 @@ class Digits:
         with torch.no_grad():
             guessed = layer(x[self.n_train :]).argmax(1)
         return float((guessed == target[self.n_train :]).float().mean())
+
+
+@functools.cache
+def mnist() -> tuple[Any, Any]:
+    """Pixels (5000, 784) and labels (5000,): read from text, which takes seconds, once a process."""
+    pixels, labels = mnist_data()
+    return pixels, labels
 
 
 def distorted(images: Tensor, draws: Tensor) -> Tensor:

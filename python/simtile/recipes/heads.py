@@ -101,7 +101,7 @@ def two_dimensional(*, steps: int, batch: int, pairs: int, seed: int) -> Outcome
 
     recalls = []
     for loss in (both_ways, last):
-        model: Any = fit(task, loss, steps=steps, batch=batch, learning_rate=1e-3, seed=seed).objective.model  # type: ignore[arg-type]
+        model: Any = fit(task, loss, steps=steps, batch=batch, learning_rate=1e-3, seed=seed).objective.model
         with torch.no_grad():
             query, code = model(task.test_query), model(task.test_code)
         sides = [[side[at][:, :d].numpy() for side in (query, code)] for at, d in cuts.values()]

@@ -63,7 +63,7 @@ class RepeatedWords(CodeSearch):
 def esimcse(*, steps: int, batch: int, pairs: int, seed: int) -> Outcome:
     """Docstrings alone, no pairs: do they find their functions better than with the pretrained word vectors?"""
     task = Docstrings(max_pairs=pairs)
-    found = fit(task, info_nce, steps=steps, batch=batch, learning_rate=2e-3, seed=seed)  # type: ignore[arg-type]
+    found = fit(task, info_nce, steps=steps, batch=batch, learning_rate=2e-3, seed=seed)
     return Outcome(
         found.after["recall@10"], found.before["recall@10"],
         {"recall@1": found.after["recall@1"], "recall@1 before": found.before["recall@1"]},

@@ -14,8 +14,10 @@ from types import ModuleType
 from typing import Any
 
 MODULES = (
-    "simtile.functional", "simtile.losses", "simtile.targets", "simtile.distributed", "simtile.search",
-    "simtile.hubness", "simtile.hubness.functional", "simtile.cur", "simtile.integrations", "simtile.kernels.reference",
+    "simtile.functional", "simtile.losses", "simtile.targets", "simtile.adaptive", "simtile.mixing", "simtile.listwise",
+    "simtile.late_interaction", "simtile.self_supervised", "simtile.layers", "simtile.augment", "simtile.multitask",
+    "simtile.distributed", "simtile.search", "simtile.hubness", "simtile.hubness.functional", "simtile.cur",
+    "simtile.integrations", "simtile.kernels.reference",
 )  # fmt: skip
 PAGES = tuple(f"reference/{module.removeprefix('simtile.').replace('.', '_')}" for module in MODULES)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Scale: TypeAlias = float | Tensor
+CSR: TypeAlias = tuple[Tensor, Tensor]
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -210,3 +211,36 @@ def transposed(pairs: Pairs, N: int) -> Pairs:
     indptr = torch.searchsorted(pairs.indices[order], torch.arange(N + 1, device=order.device))
     rows = csr_rows(pairs.indptr, pairs.indices)
     return pairs._replace(x_ids=pairs.y_ids, y_ids=pairs.x_ids, indptr=indptr, indices=rows[order])
+
+
+def checked_pairs(
+    x: Tensor, y: Tensor, scale: Scale, x_bias: Tensor | None, y_bias: Tensor | None, x_ids: Tensor | None,
+    y_ids: Tensor | None, ids_mode: str, exclude: CSR | None, skip_diagonal: bool, threshold: Tensor | None,
+    guide: tuple[Tensor, Tensor] | None,
+) -> tuple[Scale, Tensor | None, Tensor | None, Pairs]:  # fmt: skip
+    """Scale, x_bias, y_bias and pairs, each checked against the matrices; errors name the argument."""
+    check_matrix("x", x)
+    check_like("y", y, "x", x)
+    check_choice("ids_mode", ids_mode, ("exclude", "only"))
+    x_ids, y_ids = as_ids_pair("x_ids", x_ids, "y_ids", y_ids, x, y)
+    if ids_mode == "only" and x_ids is None:
+        raise ValueError("ids_mode: 'only' needs x_ids and y_ids, got None")
+    M, N = x.shape[0], y.shape[0]
+    indptr, indices = as_csr(exclude, M, N, x)
+    limit = as_vector("threshold", threshold, M, x)
+    diagonal = "skip" if skip_diagonal else "keep"
+    return (
+        as_scalar("scale", scale, x),
+        as_vector("x_bias", x_bias, M, x),
+        as_vector("y_bias", y_bias, N, x),
+        Pairs(
+            x_ids,
+            y_ids,
+            ids_mode,
+            indptr,
+            indices,
+            diagonal,
+            None if limit is None else limit.detach(),
+            *as_guide(guide, limit, x, y),
+        ),
+    )

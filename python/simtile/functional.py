@@ -55,16 +55,11 @@ from simtile._losses.sup_con import sup_con
 from simtile._nested import check_dims, nested_scores
 from simtile._nll import nll
 from simtile._pairs import (
-    Pairs,
+    CSR,
     Scale,
-    as_csr,
-    as_guide,
-    as_ids_pair,
-    as_scalar,
     as_vector,
     check_choice,
-    check_like,
-    check_matrix,
+    checked_pairs,
     transposed,
 )
 from simtile._plan import PLANS, Plan, choose, explain
@@ -136,7 +131,6 @@ IdsMode: TypeAlias = Literal["exclude", "only"]
 Link: TypeAlias = Literal["lse", "softplus"]
 PlanName: TypeAlias = Literal["auto", "dense", "chunked", "recompute", "stash"]
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
-CSR: TypeAlias = tuple[Tensor, Tensor]
 ProcessGroup: TypeAlias = "dist.ProcessGroup | DeviceMesh | Ranks | None"
 
 
@@ -189,9 +183,10 @@ def pair_lse(
     >>> row
     tensor([1.3133, 1.3133])
     """
-    factor, x_bias, y_bias, pairs = _checked(
-        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide, plan
+    factor, x_bias, y_bias, pairs = checked_pairs(
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide
     )
+    check_choice("plan", plan, PLANS)
     check_choice("direction", direction, ("row", "column", "both"))
     row, column, _ = _ops.pair_lse(
         x, y, factor, x_bias, y_bias, pairs,
@@ -262,10 +257,11 @@ def pair_nll(
     >>> pair_nll(x, x, None, link="softplus", scale=10.0)  # InfoNCE
     tensor(4.5399e-05)
     """
-    factor, x_bias, y_bias, pairs = _checked(
+    factor, x_bias, y_bias, pairs = checked_pairs(
         x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal or target is None, threshold,
-        guide, plan,
+        guide,
     )  # fmt: skip
+    check_choice("plan", plan, PLANS)
     check_choice("link", link, ("lse", "softplus"))
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("direction", direction, ("row", "column"))
@@ -324,9 +320,10 @@ def pair_softplus(
     3u when reduced: gradients are made in the forward pass. Extra memory as :func:`pair_nll`. The sum that the sigmoid
     loss is made of: Zhai et al. 2023, arXiv:2303.15343.
     """
-    factor, x_bias, y_bias, pairs = _checked(
-        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide, plan
+    factor, x_bias, y_bias, pairs = checked_pairs(
+        x, y, scale, x_bias, y_bias, x_ids, y_ids, ids_mode, exclude, skip_diagonal, threshold, guide
     )
+    check_choice("plan", plan, PLANS)
     check_choice("reduction", reduction, REDUCTIONS)
     share = {"none": None, "sum": 1.0, "mean": 1.0 / max(x.shape[0], 1)}[reduction]
     chosen = choose(x, y, factor, one_sided=share is not None, plan=plan, stashable=False)
@@ -378,8 +375,8 @@ def nested_lse(
     tensor([[1.3133, 0.6931],
             [1.3133, 1.3133]])
     """
-    factor, _, _, pairs = _checked(
-        x, y, scale, None, None, x_ids, y_ids, ids_mode, exclude, skip_diagonal, None, None, "auto"
+    factor, _, _, pairs = checked_pairs(
+        x, y, scale, None, None, x_ids, y_ids, ids_mode, exclude, skip_diagonal, None, None
     )
     check_choice("direction", direction, ("row", "column", "both"))
     row, column, _ = nested_scores(
@@ -387,36 +384,3 @@ def nested_lse(
         row=direction != "column", column=direction != "row", own=False,
     )  # fmt: skip
     return row, column
-
-
-def _checked(
-    x: Tensor, y: Tensor, scale: Scale, x_bias: Tensor | None, y_bias: Tensor | None, x_ids: Tensor | None,
-    y_ids: Tensor | None, ids_mode: str, exclude: CSR | None, skip_diagonal: bool, threshold: Tensor | None,
-    guide: tuple[Tensor, Tensor] | None, plan: str,
-) -> tuple[Scale, Tensor | None, Tensor | None, Pairs]:  # fmt: skip
-    check_matrix("x", x)
-    check_like("y", y, "x", x)
-    check_choice("plan", plan, PLANS)
-    check_choice("ids_mode", ids_mode, ("exclude", "only"))
-    x_ids, y_ids = as_ids_pair("x_ids", x_ids, "y_ids", y_ids, x, y)
-    if ids_mode == "only" and x_ids is None:
-        raise ValueError("ids_mode: 'only' needs x_ids and y_ids, got None")
-    M, N = x.shape[0], y.shape[0]
-    indptr, indices = as_csr(exclude, M, N, x)
-    limit = as_vector("threshold", threshold, M, x)
-    diagonal = "skip" if skip_diagonal else "keep"
-    return (
-        as_scalar("scale", scale, x),
-        as_vector("x_bias", x_bias, M, x),
-        as_vector("y_bias", y_bias, N, x),
-        Pairs(
-            x_ids,
-            y_ids,
-            ids_mode,
-            indptr,
-            indices,
-            diagonal,
-            None if limit is None else limit.detach(),
-            *as_guide(guide, limit, x, y),
-        ),
-    )

@@ -33,6 +33,7 @@ pub mod select;
 pub mod simd;
 pub mod stats;
 pub mod store;
+mod store_file;
 pub mod strip;
 pub mod team;
 pub mod tile;

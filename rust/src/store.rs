@@ -4,14 +4,12 @@ use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
 use crate::exact::{Items, Metric, dot, inverse_norm};
 use crate::file::section::Section;
-use crate::file::{FileError, Kind, SECTIONS, WORDS};
 use crate::quant::{Column, MAX_COLUMNS, bounds, heavy, quantise};
 use crate::scan::{BLOCK, Code, Columns, PANEL, Terms};
 use crate::simd::{Isa, Kernel, Simd};
 use crate::team;
 use crate::tile::Matrix;
 use crate::topk::pack;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Vectors, packed for a first pass.
@@ -19,9 +17,9 @@ pub struct ExactStore {
     pub(crate) metric: Metric,
     pub(crate) n: usize,
     pub(crate) d: usize,
-    vectors: Section<f32>,
-    scale: Option<Vec<f32>>,
-    bias: Option<Vec<f32>>,
+    pub(crate) vectors: Section<f32>,
+    pub(crate) scale: Option<Vec<f32>>,
+    pub(crate) bias: Option<Vec<f32>>,
     inverse: Vec<f64>,
     pub(crate) codes: bool,
     /// Coordinates that stay in f32 beside the codes.
@@ -36,17 +34,14 @@ pub struct ExactStore {
 }
 
 /// What a store is made of.
-struct Content {
-    metric: Metric,
-    d: usize,
-    vectors: Section<f32>,
-    scale: Option<Vec<f32>>,
-    bias: Option<Vec<f32>>,
-    codes: bool,
+pub(crate) struct Content {
+    pub(crate) metric: Metric,
+    pub(crate) d: usize,
+    pub(crate) vectors: Section<f32>,
+    pub(crate) scale: Option<Vec<f32>>,
+    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) codes: bool,
 }
-
-/// Words: d, n, next id, whether it has codes, scale, bias and ids. Sections: vectors, scale, bias, ids.
-const EXACT: Kind = Kind { magic: *b"SIMTILEX", version: 1, what: "an exact index" };
 
 /// `row` into `light`, its heavy coordinates as 0; their norm.
 #[inline(always)]
@@ -184,7 +179,7 @@ impl ExactStore {
     }
 
     /// Pack `of`, whose vectors are copied from `source` where there is one.
-    fn prepared(
+    pub(crate) fn prepared(
         of: Content,
         source: Option<Matrix<f32>>,
         threads: usize,
@@ -239,64 +234,6 @@ impl ExactStore {
         let offsets = store.offset.iter().map(|b| f64::from(b.abs()));
         store.largest_offset = offsets.fold(0.0, f64::max);
         Ok(store)
-    }
-
-    /// Write vectors, scale, bias and `ids` (rising, one a row; None: the numbers of the rows) to `path`, in place of what is there.
-    ///
-    /// # Errors
-    /// Those of the file system; the old file is then untouched.
-    pub fn save(&self, path: &Path, ids: Option<&[i64]>, next_id: i64) -> Result<(), FileError> {
-        let floats = |values: &Option<Vec<f32>>| Section::from_slice(values.as_deref().unwrap_or_default());
-        let (scale, bias, kept) =
-            (floats(&self.scale), floats(&self.bias), Section::from_slice(ids.unwrap_or_default()));
-        let has = [self.codes, self.scale.is_some(), self.bias.is_some(), ids.is_some()].map(u64::from);
-        let mut words = [0; WORDS];
-        words[..3].copy_from_slice(&[self.d as u64, self.n as u64, next_id as u64]);
-        words[3..7].copy_from_slice(&has);
-        let mut sections = [&[][..]; SECTIONS];
-        sections[..4].copy_from_slice(&[self.vectors.as_bytes(), scale.as_bytes(), bias.as_bytes(), kept.as_bytes()]);
-        EXACT.save(path, self.metric, words, sections)
-    }
-
-    /// The store at `path`, its ids and the next: vectors are mapped, and packed anew. `verify`: compare checksums.
-    ///
-    /// # Errors
-    /// A file that cannot be read, or that is not a whole exact index of a version known here.
-    pub fn open(
-        path: &Path,
-        verify: bool,
-        threads: usize,
-        isa: Isa,
-    ) -> Result<(ExactStore, Option<Vec<i64>>, i64), FileError> {
-        let file = EXACT.open(path, verify)?;
-        let [d, n, next_id, codes, scale, bias, ids, ..] = file.words;
-        let wrong = || file.damaged("its sizes");
-        let (Ok(d), Ok(n), Ok(next_id)) = (usize::try_from(d), usize::try_from(n), i64::try_from(next_id)) else {
-            return Err(wrong());
-        };
-        if d == 0 || [codes, scale, bias, ids].iter().any(|&flag| flag > 1) || (next_id as u64) < n as u64 {
-            return Err(wrong());
-        }
-        let rows = |flag: u64| if flag == 1 { n } else { 0 };
-        let values = |t: usize, flag: u64| -> Result<Option<Vec<f32>>, FileError> {
-            let section = file.section::<f32>(t, rows(flag), 1)?;
-            Ok((flag == 1).then(|| section.to_vec()))
-        };
-        let kept = file.section::<i64>(3, rows(ids), 1)?;
-        let rising = kept.windows(2).all(|w| w[0] < w[1]);
-        if !rising || kept.first().is_some_and(|&id| id < 0) || kept.last().is_some_and(|&id| id >= next_id) {
-            return Err(file.damaged("its ids"));
-        }
-        let of = Content {
-            metric: file.metric,
-            d,
-            vectors: file.section(0, n, d)?,
-            scale: values(1, scale)?,
-            bias: values(2, bias)?,
-            codes: codes == 1,
-        };
-        let store = ExactStore::prepared(of, None, threads, isa).map_err(|_| file.damaged("its values"))?;
-        Ok((store, (ids == 1).then(|| kept.to_vec()), next_id))
     }
 
     /// Copy (from `source`, where there is one) and pack, block after block while it is in the cache; the first row that is not finite,

@@ -35,7 +35,8 @@ from simtile._pairs import (
 from simtile._pool import LOCAL
 
 if TYPE_CHECKING:
-    from simtile.functional import CSR, PlanName, ProcessGroup, Reduction
+    from simtile._pairs import CSR
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 LISTED_POSITIVES = 16
 """Up to this many positives a row, on average, gathering them is cheaper than a pass over all pairs."""

@@ -25,7 +25,7 @@ from simtile._normalize import unit
 from simtile.functional import info_nce, pair_lse
 
 if TYPE_CHECKING:
-    from simtile.functional import CSR
+    from simtile._pairs import CSR
 
 __all__ = ["masked_mass", "score_map", "score_map_loss"]
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from simtile._losses.filtered import Block, MarginStrategy
-    from simtile.functional import CSR, PlanName, ProcessGroup, Reduction
+    from simtile._pairs import CSR
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 class InfoNCELoss(ContrastiveLoss):

@@ -67,12 +67,13 @@ def tables(results: Record) -> Iterable[Table]:
 
 
 def loss_row(title: str, row: Record) -> Sequence[str]:
-    start = (f"{title}, {row['variant']}", row["dtype"], f"{row['batch']:,} × {row['dim']}", row["contender"])
+    name = title if title == "sigmoid" else f"{title}, {row['variant']}"
+    start = (name, row["dtype"], f"{row['batch']:,} × {row['dim']}", row["contender"])
     if row["wrong"] is not None:
         return (*start, f"wrong, not timed: {row['wrong']}")
     share, ratio = row.get("share"), row.get("ratio")
     return (
-        *start, f"{row['ms']:.1f}", f"[{row['ms_low']:.1f} {row['ms_high']:.1f}]", f"{row['extra_mb']:.0f}",
+        *start, f"{row['ms']:,.1f}", f"[{row['ms_low']:,.1f} {row['ms_high']:,.1f}]", f"{row['extra_mb']:,.0f}",
         "" if share is None else f"{share:.0%}", "" if ratio is None else f"{ratio:.2f}",
     )  # fmt: skip
 
@@ -155,8 +156,8 @@ def facts(results: Record) -> list[tuple[str, str]]:
         ("processor", f"{machine['cpu']}, {machine['cores']} cores, {machine['isa']}"),
         ("card", machine.get("card") or "none"),
         ("threads", str(machine["threads"])),
-        ("BLAS and thread pools", "; ".join(machine.get("blas") or ["unknown: threadpoolctl is not installed"])),
-        ("torch's CPU kernels", machine.get("torch_cpu", "unknown")),
+        ("BLAS and thread pools", "; ".join(machine.get("blas") or ["not recorded"])),
+        ("torch's CPU kernels", machine.get("torch_cpu", "not recorded")),
         ("versions", ", ".join(f"{name} {machine[name]}" for name in ("python", "numpy", "torch", "simtile"))),
         ("peers", ", ".join(f"{name} {version}" for name, version in machine.get("peers", {}).items()) or "none"),
         ("commit", machine["commit"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from accuracy import assert_as_accurate
@@ -89,6 +90,16 @@ def test_items_that_are_left_out_by_minus_infinity_change_nothing(rng):
     torch.testing.assert_close(found[:, :3], tail_lse(scores[:, :3]))
     (by_scores,) = gradients(found[:, :3].sum(), [scores])
     assert torch.isfinite(by_scores).all() and (by_scores[:, 3:] == 0).all()
+
+
+@given(cut=st.integers(0, 9), seed=st.integers(0, 99))
+def test_a_list_in_two_parts_is_one_with_the_second_as_background_of_the_first(cut, seed):
+    scores = 5 * torch.randn(1, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    whole, second = tail_lse(scores), tail_lse(scores[:, cut:])
+    torch.testing.assert_close(whole[:, cut:], second, rtol=1e-13, atol=1e-13)
+    background = second[:, 0] if cut < 9 else torch.full((1,), -torch.inf, dtype=torch.float64)
+    torch.testing.assert_close(whole[:, :cut], tail_lse(scores[:, :cut], background=background), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(tail_lse(scores + 100) - 100, whole, rtol=1e-12, atol=1e-12)
 
 
 def test_list_mle_is_the_likelihood_of_the_order(rng):

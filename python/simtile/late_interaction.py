@@ -68,8 +68,9 @@ def maxsim(
 
     Notes
     -----
-    4u of 2·(query tokens)·(document tokens)·D forward and backward. Extra memory O(Q·N) and 16 MiB, unless a single
-    query and document need more. 16-bit tokens are multiplied in float32. On a GPU lengths are waited for.
+    4u of 2·(query tokens)·(document tokens)·D forward and backward. Extra memory O(Q·N), 16 MiB, and copies of the
+    tokens of a chunk, 4,096 of documents and fewer of queries, unless a single set has more. 16-bit tokens are
+    multiplied in float32. On a GPU lengths are waited for.
 
     Examples
     --------

@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from torch.nn.functional import cross_entropy, normalize
 
 from accuracy import assert_as_accurate
-from loss_checks import LargestTensor, drawn
+from loss_checks import LargestTensor, assert_gradcheck, drawn
 from plain_torch import gradients
 from simtile.listwise import (
     list_mle,
@@ -148,6 +148,11 @@ def test_stable_distillation_equals_as_many_masked_cross_entropies_as_a_group_ha
     torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
     for mine, truth in zip(*(gradients(part.sum(), inputs) for part in (found, want)), strict=True):
         torch.testing.assert_close(mine, truth, rtol=1e-10, atol=1e-11)
+
+
+def test_stable_distillation_passes_gradcheck(rng):
+    q, c, reward = drawn(rng, (4, 3), (4, 2, 3), (4, 2))
+    assert_gradcheck(lambda q, c, **how: stable_distillation(q, c, reward, contrastive_weight=0.2, **how), [q, c])
 
 
 def test_stable_distillation_in_float32_is_as_accurate_as_cross_entropies(rng):

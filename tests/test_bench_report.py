@@ -3,7 +3,6 @@
 import argparse
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -35,10 +34,18 @@ def test_no_suite_and_all_mean_every_suite_in_order():
     assert run.chosen(["cur", "losses"]) == ["losses", "cur"]
 
 
-def test_an_unknown_suite_is_refused():
-    command = [sys.executable, str(BENCHES / "run.py"), "lossses"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "one of engine, losses, search, hubness, cur and all" in done.stderr
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["lossses"], "suite: one of engine, losses, search, hubness, cur and all, got lossses"),
+        (["--quick", "--record"], "--record: keeps full runs only, got --quick"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, why, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        run.main()
+    assert why in capsys.readouterr().err
 
 
 def test_absent_rivals_are_listed_and_not_guessed():

@@ -47,12 +47,13 @@ def test_the_tutorial_of_several_processes_prints_what_it_shows(tmp_path):
     program = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     console = re.search(r"```console\n(.*?)```", text, re.DOTALL)
     assert program and console
+    (_, alone), (command, shared) = re.findall(r"^\$ torchrun (.*)\n((?:[^$].*\n)+)", console[1], re.MULTILINE)
+    assert alone == shared and "--nproc-per-node 2 " in command
     (tmp_path / "two_towers.py").write_text(program[1])
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command.split()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for command, shown in re.findall(r"^\$ torchrun (.*)\n((?:[^$].*\n)+)", console[1], re.MULTILINE):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *command.split()]
-        done = subprocess.run(torchrun, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-        assert done.stdout == shown, done.stderr
+    done = subprocess.run(torchrun, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == shared, done.stderr
 
 
 def test_examples_in_docstrings_print_what_they_show():

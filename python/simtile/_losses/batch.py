@@ -2,28 +2,69 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from torch import Tensor
 
+from simtile._losses.stored import STORED_PAIRS, Stored
 from simtile._nll import link_loss, nll
 from simtile._normalize import unit
-from simtile._pairs import Pairs, Scale, as_scalar, as_vector, check_choice, check_like, check_matrix
+from simtile._pairs import Pairs, Scale, as_scalar, as_vector, check_choice, check_like, check_matrix, traced
 from simtile._plan import PLANS, choose
 from simtile._pool import LOCAL, Pool, pool_of
 from simtile._reductions import REDUCTIONS
+from simtile.targets import row_dot
+
+
+class Sides(NamedTuple):
+    """Queries and keys."""
+
+    raw: tuple[Tensor, Tensor]
+    query: Tensor  # (M, D), normalised, if asked for
+    key: Tensor  # (N, D)
+
+
+class SidesOfStored:
+    """The same, normalised when first asked for: what makes and reads stored scores does so on its own."""
+
+    def __init__(self, query: Tensor, key: Tensor, normalize: bool) -> None:
+        self.raw, self.normalize = (query, key), normalize
+
+    @functools.cached_property
+    def query(self) -> Tensor:
+        """(M, D)."""
+        return unit(self.raw[0]) if self.normalize else self.raw[0]
+
+    @functools.cached_property
+    def key(self) -> Tensor:
+        """(N, D), the same object as the query if that was given for both."""
+        if self.raw[1] is self.raw[0]:
+            return self.query
+        return unit(self.raw[1]) if self.normalize else self.raw[1]
 
 
 class Batch(NamedTuple):
-    """Queries and keys, checked and, if asked for, normalised."""
+    """Queries and keys, checked."""
 
-    query: Tensor  # (M, D)
-    key: Tensor  # (N, D)
+    sides: Sides | SidesOfStored
     scale: Scale
     weight: Tensor | None  # (M,), a constant
     reduction: str
     plan: str
     pool: Pool
+    stored: Stored | None = None
+    """The scores of query and key, where the batch is small enough to keep them."""
+
+    @property
+    def query(self) -> Tensor:
+        """(M, D) normalised, if asked for."""
+        return self.sides.query
+
+    @property
+    def key(self) -> Tensor:
+        """(N, D) normalised, if asked for."""
+        return self.sides.key
 
     @property
     def tiles_plan(self) -> str:
@@ -35,12 +76,40 @@ class Batch(NamedTuple):
         """The plan of an assignment, which has no gradient that scores could be kept for."""
         return self.plan if self.plan in ("auto", "dense") else "recompute"
 
+    def own(self) -> Tensor:
+        """(M,) the score of each query's own key."""
+        return self.own_products() * self.scale if self.stored is None else self.stored.own
+
+    def own_products(self) -> Tensor:
+        """(M,) the inner product of each query and its own key: its cosine, if rows are normalised."""
+        if self.stored is not None:
+            return self.stored.own / self.scale
+        return row_dot(self.query, self.key[: self.query.shape[0]])
+
+    def all_lse(
+        self, pairs: Pairs, *, power: float = 1.0, column: bool = False, positive: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """:meth:`lse` of queries and keys."""
+        if self.stored is None:
+            return self.lse(self.query, self.key, pairs, power=power, column=column, positive=positive)
+        return *self.stored.lse(pairs, power=power, column=column), self.stored.own if positive else None
+
+    def all_nll(self, pairs: Pairs, target: Tensor, *, link: str, rest: Tensor | None = None) -> Tensor:
+        """:meth:`nll` of queries and keys; ``rest (M,)`` is added to the rows' losses."""
+        if self.stored is not None:
+            loss = self.stored.nll(pairs, target, link=link)
+            return self.reduced(loss if rest is None else loss + rest)
+        total = self.nll(self.query, self.key, pairs, target, link=link)
+        return total if rest is None else total + self.reduced(rest)
+
     def lse(
-        self, x: Tensor, y: Tensor, pairs: Pairs, *, scale: Scale | None = None, column: bool = False,
-        positive: bool = False,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
-        """Log-sum-exps of the rows and, if asked for, of the columns and own scores: :meth:`Pool.pair_lse`."""
-        factor = self.scale if scale is None else scale
+        self, x: Tensor, y: Tensor, pairs: Pairs, *, power: float = 1.0, column: bool = False, positive: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Log-sum-exps of the rows and, if asked for, of the columns and own scores: :meth:`Pool.pair_lse`.
+
+        ``power`` multiplies the scores.
+        """
+        factor = self.scale if power == 1.0 else self.scale * power
         row, columns, own = self.pool.pair_lse(
             x, y, factor, None, None, pairs, row=True, column=column, positive=positive,
             plan=choose(x, y, factor, one_sided=False, plan=self.tiles_plan, stashable=self.pool is LOCAL),
@@ -77,10 +146,15 @@ def checked_batch(
     value = as_scalar("temperature", temperature, query, positive=True)
     scale = value.reciprocal() if isinstance(value, Tensor) else 1.0 / value
     weight = as_vector("weight", weight, M, query)
+    pool = pool_of(process_group)
+    weight = None if weight is None else weight.detach()
+    # A query of weight 0 is padding and may hold anything: where that is promised, it has to be kept out of products.
+    small = M * N <= STORED_PAIRS and weight is None and pool is LOCAL and not traced(query)
+    if small and plan in ("auto", "dense") and choose(query, key, scale, one_sided=False, plan=plan) == "dense":
+        stored = Stored(query, key, scale, normalize)
+        return Batch(SidesOfStored(query, key, normalize), scale, weight, reduction, plan, pool, stored)
+    raw = query, key
     if normalize:
-        same = key is query
         query = unit(query)
-        key = query if same else unit(key)
-    return Batch(
-        query, key, scale, None if weight is None else weight.detach(), reduction, plan, pool_of(process_group)
-    )
+        key = query if raw[1] is raw[0] else unit(key)
+    return Batch(Sides(raw, query, key), scale, weight, reduction, plan, pool)

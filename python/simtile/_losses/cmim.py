@@ -9,7 +9,6 @@ from torch import Tensor
 
 from simtile._losses.batch import checked_batch
 from simtile._pairs import Pairs, Scale
-from simtile.targets import row_dot
 
 if TYPE_CHECKING:
     from simtile.functional import PlanName, Reduction
@@ -53,6 +52,6 @@ def cmim(
     batch = checked_batch(
         query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan
     )  # fmt: skip
-    own = row_dot(batch.query, batch.key[: query.shape[0]]) * batch.scale
+    own = batch.own()
     number = max(key.shape[0] - 1, 1)
-    return batch.nll(batch.query, batch.key, Pairs(diagonal="skip"), own + math.log(number), link="softplus")
+    return batch.all_nll(Pairs(diagonal="skip"), own + math.log(number), link="softplus")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from simtile import targets
 from simtile._losses.batch import checked_batch
 from simtile._normalize import unit
 from simtile._pairs import Pairs, Scale, check_matrix
-from simtile.kernels.reference_torch import merge_lse, softplus
+from simtile.kernels.reference_torch import softplus
 
 if TYPE_CHECKING:
     from simtile.functional import PlanName, ProcessGroup, Reduction
@@ -63,16 +64,24 @@ def cwcl(
         query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,
         process_group=process_group,
     )  # fmt: skip
-    query, key, M = batch.query, batch.key, batch.query.shape[0]
+    M = query.shape[0]
     check_matrix("features", features)
     rows = key.shape[0] if key_features is None else M
     if features.shape[0] != rows:
         raise ValueError(f"features: {rows} rows, got {features.shape[0]}")
     right = unit(features if key_features is None else key_features)
     left = right[:M] if key_features is None else unit(features)
-    target = targets.bilinear(query, key, left, right, scale=batch.scale, pool=batch.pool).mean
+    if batch.stored is not None:
+        target = batch.stored.bilinear_mean(left, right)
+    else:
+        target = targets.bilinear(batch.query, batch.key, left, right, scale=batch.scale, pool=batch.pool).mean
     if not symmetric:
-        return batch.nll(query, key, Pairs(), target, link="lse")
-    row, column, own = batch.lse(query, key, Pairs(diagonal="skip"), column=True, positive=True)
+        return batch.all_nll(Pairs(), target, link="lse")
+    if batch.stored is not None and key.shape[0] == M:
+        there = batch.stored.nll(Pairs(), target, link="lse")
+        back = batch.stored.nll(Pairs(diagonal="skip"), batch.own(), link="softplus", column=True)
+        return batch.reduced((there + back) / 2)
+    row, column, own = batch.all_lse(Pairs(diagonal="skip"), column=True, positive=True)
     assert column is not None and own is not None
-    return batch.reduced((merge_lse(row, own) - target + softplus(column[:M] - own)) / 2)
+    # An own score is never -inf, so that torch.logaddexp needs no guard.
+    return batch.reduced((torch.logaddexp(row, own) - target + softplus(column[:M] - own)) / 2)

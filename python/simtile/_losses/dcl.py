@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simtile._losses.batch import checked_batch
 from simtile._losses.nt_xent import Views
 from simtile._pairs import Pairs, Scale, check_choice
 from simtile._pool import LOCAL
 from simtile._reductions import REDUCTIONS
-from simtile.targets import row_dot
 
 if TYPE_CHECKING:
     from simtile.functional import PlanName, Reduction
@@ -57,12 +55,9 @@ def dcl(
     if sigma is not None and not sigma > 0:
         raise ValueError(f"sigma: above 0 or None, got {sigma}")
     views = Views(view_a, view_b, None, LOCAL)
-    batch = checked_batch(
-        views.x, views.y, temperature, normalize=normalize, weight=views.weight(weight), reduction=reduction, plan=plan
-    )
-    cosine = row_dot(batch.query, batch.key)
-    target = cosine * batch.scale
+    batch = views.batch(temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan)
+    target = batch.own()
     if sigma is not None:
-        target = target * (2.0 - cosine.shape[0] * torch.softmax(cosine / sigma, 0))
+        target = target * (2.0 - target.shape[0] * torch.softmax(batch.own_products() / sigma, 0))
     pairs = Pairs(views.x_ids, views.y_ids, diagonal="skip")
-    return views.reduced(batch.nll(batch.query, batch.key, pairs, target, link="lse"), reduction)
+    return views.reduced(batch.all_nll(pairs, target, link="lse"), reduction)

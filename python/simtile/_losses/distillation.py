@@ -9,6 +9,7 @@ from torch import Tensor
 
 from simtile import targets
 from simtile._losses.batch import Batch, checked_batch
+from simtile._losses.stored import Stored
 from simtile._losses.swav import balanced_features
 from simtile._normalize import unit
 from simtile._pairs import Pairs, Scale, check_like, check_matrix, loss_dtype
@@ -81,20 +82,22 @@ def distillation_loss(
     sharp = 1.0 / float(temperature if teacher_temperature is None else teacher_temperature)
     if sinkhorn_iterations < 0:
         raise ValueError(f"sinkhorn_iterations: at least 0, got {sinkhorn_iterations}")
-    query, key = batch.query, batch.key
     teachers = teacher_query.detach(), teacher_key.detach()
     if normalize:
         teachers = unit(teachers[0]), unit(teachers[1])
     there = _weights(teachers[0], teachers[1], sharp, sinkhorn_iterations, batch)
     back = _weights(teachers[1], teachers[0], sharp, sinkhorn_iterations, batch) if symmetric else None
-    if choose(query, key, batch.scale, one_sided=False, plan=batch.tiles_plan) == "dense":
+    stored = batch.stored
+    if stored is None and choose(query, key, batch.scale, one_sided=False, plan=batch.tiles_plan) == "dense":
+        stored = Stored(query, key, batch.scale, normalize)
+    if stored is not None:
         with torch.autocast(query.device.type, enabled=False):
-            return batch.reduced(_stored(batch, there, back, balanced=sinkhorn_iterations > 0))
-    target = targets.teacher(query, key, *there, scale=batch.scale).score
+            return batch.reduced(_stored(stored, there, back, balanced=sinkhorn_iterations > 0))
+    target = targets.teacher(batch.query, batch.key, *there, scale=batch.scale).score
     if back is None:
-        return batch.nll(query, key, Pairs(), target, link="lse")
-    other = targets.teacher(key, query, *back, scale=batch.scale).score
-    row, column, _ = batch.lse(query, key, Pairs(), column=True)
+        return batch.all_nll(Pairs(), target, link="lse")
+    other = targets.teacher(batch.key, batch.query, *back, scale=batch.scale).score
+    row, column, _ = batch.all_lse(Pairs(), column=True)
     assert column is not None
     return batch.reduced((row - target + column - other) / 2)
 
@@ -107,14 +110,13 @@ def _weights(p: Tensor, q: Tensor, sharp: float, iterations: int, batch: Batch) 
 
 
 def _stored(
-    batch: Batch, there: tuple[Tensor, Tensor], back: tuple[Tensor, Tensor] | None, *, balanced: bool
+    scores: Stored, there: tuple[Tensor, Tensor], back: tuple[Tensor, Tensor] | None, *, balanced: bool
 ) -> Tensor:
     """(M,) losses from stored scores: one product of the student serves both directions, and one of a plain teacher."""
-    dtype = loss_dtype(batch.query)
-    s = batch.query.to(dtype) @ batch.key.to(dtype).T * batch.scale
-    t = there[0] @ there[1].T
-    loss = torch.logsumexp(s, 1) - (torch.softmax(t, 1) * s).sum(1)
-    if back is None:
+    s, t = scores.s, there[0] @ there[1].T
+    row, column = scores.lse(Pairs(), column=back is not None)
+    loss = row - (torch.softmax(t, 1) * s).sum(1)
+    if back is None or column is None:
         return loss
     t = back[1] @ back[0].T if balanced else t
-    return (loss + torch.logsumexp(s, 0) - (torch.softmax(t, 0) * s).sum(0)) / 2
+    return (loss + column - (torch.softmax(t, 0) * s).sum(0)) / 2

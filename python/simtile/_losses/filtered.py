@@ -86,10 +86,10 @@ def filtered_info_nce(
     M = query.shape[0]
     query_ids, key_ids = as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key)
     own_guide = guide is None and normalize  # then the scores themselves are compared, without a product of their own
-    left, right = (batch.query.detach(), batch.key.detach()) if own_guide else _guide(query, key, guide)
+    left, right = (query, key) if own_guide else _guide(query, key, guide)
     limit: Tensor | None = None
     if margin is not None:
-        limit = row_dot(left, right[:M])
+        limit = batch.own_products().detach() if own_guide else row_dot(left, right[:M])
         limit = limit - margin * (limit.abs() if margin_strategy == "relative" else 1.0)
         if own_guide:
             limit = limit * (batch.scale.detach() if isinstance(batch.scale, Tensor) else batch.scale)
@@ -98,12 +98,13 @@ def filtered_info_nce(
         pairs = Pairs(x.ids, y.ids, diagonal="skip", threshold=limit)
         return pairs if limit is None or own_guide else pairs._replace(guide_x=x.guide, guide_y=y.guide)
 
-    queries, keys = _Side(batch.query, query_ids, left), _Side(batch.key, key_ids, right)
-    partners = _Side(batch.key[:M], None if key_ids is None else key_ids[:M], right[:M])
+    rows = (batch.query, batch.key) if len(blocks) > 1 else (query, key)  # only further blocks read them
+    queries, keys = _Side(rows[0], query_ids, left), _Side(rows[1], key_ids, right)
+    partners = _Side(rows[1][:M], None if key_ids is None else key_ids[:M], right[:M])
     sides = {
         "query_query": (queries, queries), "key_query": (partners, queries), "key_key": (partners, partners),
     }  # fmt: skip
-    own = row_dot(queries.rows, partners.rows) * batch.scale
+    own = batch.own()
     # softplus(logaddexp(L, R) - s) = softplus(L - t) + softplus(R - s) with t = logaddexp(R, s): the largest block, of
     # the keys, makes its gradients with the loss.
     rest: Tensor | None = None
@@ -113,8 +114,8 @@ def filtered_info_nce(
             part, _, _ = batch.lse(x.rows, y.rows, kept(x, y))
             rest = part if rest is None else merge_lse(rest, part)
     target = own if rest is None else merge_lse(rest, own)
-    loss = batch.nll(queries.rows, keys.rows, kept(queries, keys), target, link="softplus")
-    return loss if rest is None else loss + batch.reduced(softplus(rest - own))
+    rest = None if rest is None else softplus(rest - own)
+    return batch.all_nll(kept(queries, keys), target, link="softplus", rest=rest)
 
 
 class _Side(NamedTuple):

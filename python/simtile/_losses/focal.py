@@ -72,7 +72,7 @@ def focal_info_nce(
         raise ValueError(f"gamma: a finite number of at least 0, got {gamma}")
     M = query.shape[0]
     pairs = Pairs(*as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key), diagonal="skip")
-    others, _, _ = batch.lse(batch.query, batch.key, pairs)
+    others, _, _ = batch.all_lse(pairs)
     if row_negatives is not None:
         if row_negatives.ndim != 3 or row_negatives.shape[0] != M:
             raise ValueError(f"row_negatives: a Tensor (M, K, D) with M = {M}, got {tuple(row_negatives.shape)}")
@@ -84,7 +84,7 @@ def focal_info_nce(
         others = merge_lse(others, logsumexp(private * batch.scale, 1))
     elif mixing is not None:
         raise ValueError("row_negatives: needed together with mixing, got None")
-    z = others - row_dot(batch.query, batch.key[:M]) * batch.scale
+    z = others - batch.own()
     # (1 - p)^γ = sigmoid(z)^γ through its logarithm: 1 - p has no digits left where p is nearly 1. A row without
     # negatives, z = -inf, has loss 0 and no gradient.
     empty = torch.isneginf(z)

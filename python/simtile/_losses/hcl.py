@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simtile._losses.batch import checked_batch
 from simtile._losses.nt_xent import Views
 from simtile._pairs import Pairs, Scale, check_choice
 from simtile._pool import LOCAL
 from simtile._reductions import REDUCTIONS
 from simtile.kernels.reference_torch import softplus
-from simtile.targets import row_dot
 
 if TYPE_CHECKING:
     from simtile.functional import PlanName, Reduction
@@ -66,17 +64,15 @@ def hcl(
     if not 0 <= beta < math.inf:
         raise ValueError(f"beta: a finite number of at least 0, got {beta}")
     views = Views(view_a, view_b, None, LOCAL)
-    batch = checked_batch(
-        views.x, views.y, temperature, normalize=normalize, weight=views.weight(weight), reduction=reduction, plan=plan
-    )
+    batch = views.batch(temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan)
     pairs = Pairs(views.x_ids, views.y_ids, diagonal="skip")
     number = views.x.shape[0] - 2
-    own = row_dot(batch.query, batch.key) * batch.scale
+    own = batch.own()
     if number <= 0:
         return views.reduced(batch.reduced(own * 0.0), reduction)  # no negative, but a gradient of zeros
-    log_r, _, _ = batch.lse(batch.query, batch.key, pairs, scale=batch.scale * (1.0 + beta))
+    log_r, _, _ = batch.all_lse(pairs, power=1.0 + beta)
     if beta > 0:
-        log_r = log_r - batch.lse(batch.query, batch.key, pairs, scale=batch.scale * beta)[0] + math.log(number)
+        log_r = log_r - batch.all_lse(pairs, power=beta)[0] + math.log(number)
     least = math.log(number) - batch.scale
     share = tau_plus * number * torch.exp(own - log_r)  # of R that is expected to be of the positive's class
     left = share < 1

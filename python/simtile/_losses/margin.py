@@ -11,7 +11,6 @@ from torch import Tensor
 from simtile._losses.batch import checked_batch
 from simtile._pairs import Pairs, Scale, as_ids_pair, check_choice
 from simtile.kernels.reference_torch import softplus
-from simtile.targets import row_dot
 
 if TYPE_CHECKING:
     from simtile.functional import PlanName, ProcessGroup, Reduction
@@ -66,12 +65,14 @@ def margin_info_nce(
     )  # fmt: skip
     check_margin(margin, kind)
     M = query.shape[0]
-    cosine = row_dot(batch.query, batch.key[:M])
-    target = lowered(cosine, margin, kind) * batch.scale
+    target = lowered(batch.own_products(), margin, kind) * batch.scale
     pairs = Pairs(*as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key), diagonal="skip")
     if not symmetric:
-        return batch.nll(batch.query, batch.key, pairs, target, link="softplus")
-    row, column, _ = batch.lse(batch.query, batch.key, pairs, column=True)
+        return batch.all_nll(pairs, target, link="softplus")
+    if batch.stored is not None and key.shape[0] == M:
+        there, back = (batch.stored.nll(pairs, target, link="softplus", column=column) for column in (False, True))
+        return batch.reduced((there + back) / 2)
+    row, column, _ = batch.all_lse(pairs, column=True)
     assert column is not None
     return batch.reduced((softplus(row - target) + softplus(column[:M] - target)) / 2)
 

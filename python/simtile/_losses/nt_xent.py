@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from simtile._info_nce import info_nce
+from simtile._losses.batch import Batch, checked_batch
+from simtile._losses.stored import StoredViews
 from simtile._pairs import Scale, as_ids, as_vector, check_choice, check_like, check_matrix
 from simtile._pool import Pool, pool_of
 from simtile._reductions import REDUCTIONS
@@ -36,6 +38,17 @@ class Views:
         else:
             ids = as_ids("labels", labels, B, view_a)
             self.x_ids = self.y_ids = torch.cat([ids, ids])
+
+    def batch(
+        self, temperature: Scale, *, normalize: bool, weight: Tensor | None, reduction: str, plan: str
+    ) -> Batch:  # fmt: skip
+        """All views, each paired with the other of its item."""
+        batch = checked_batch(
+            self.x, self.y, temperature, normalize=normalize, weight=self.weight(weight), reduction=reduction, plan=plan
+        )
+        if batch.stored is None:
+            return batch
+        return batch._replace(stored=StoredViews(self.x, batch.scale, normalize))
 
     def weight(self, weight: Tensor | None) -> Tensor | None:
         """(2B,) an item's weight for both its views."""

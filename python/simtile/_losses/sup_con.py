@@ -22,6 +22,7 @@ from simtile import targets
 from simtile._first_order import apply, first_order
 from simtile._losses.batch import Batch, checked_batch
 from simtile._losses.margin import check_margin, lowered
+from simtile._losses.stored import Stored, listed
 from simtile._pair_lists import equal_pairs, listed_scores, segment_lse
 from simtile._pairs import (
     Pairs,
@@ -112,28 +113,32 @@ def sup_con(
     if margin and not (normalize and batch.pool is LOCAL):
         raise ValueError("margin: 0 unless rows are normalised and process_group is None")
     own = keys is None
-    if positives is not None:
-        found = _by_list(batch, _checked_list(batch, labels, positives), own, margin, margin_kind)
+    pairs = None if positives is not None else _labelled(batch, labels, key_labels, own)
+    csr = None if positives is None else _checked_list(batch, labels, positives)
+    if batch.stored is not None and not margin:
+        found = _by_mask(batch.stored, pairs, csr, own)
+    elif csr is not None:
+        found = _by_list(batch, csr, own, margin, margin_kind)
     else:
-        pairs = _labelled(batch, labels, key_labels, own)
-        assert pairs.x_ids is not None and pairs.y_ids is not None
+        assert pairs is not None and pairs.x_ids is not None and pairs.y_ids is not None
         countable = batch.pool is LOCAL and embeddings.device.type == "cpu" and not traced(embeddings)
-        listed = None
+        few = None
         if countable or margin:
             most = None if margin else LISTED_POSITIVES
-            listed = equal_pairs(pairs.x_ids, pairs.y_ids, most=most, off_diagonal=own)
-        if listed is not None:
-            found = _by_list(batch, listed, own, margin, margin_kind)._replace(negatives=pairs)
+            few = equal_pairs(pairs.x_ids, pairs.y_ids, most=most, off_diagonal=own)
+        if few is not None:
+            found = _by_list(batch, few, own, margin, margin_kind)._replace(negatives=pairs)
         elif countable and form == "out":  # no weight 1/|P| is near 1 here
             target = _class_target(batch, pairs, own)
             everyone = Pairs(diagonal=pairs.diagonal)
             return _of_some(batch, target.total).nll(batch.query, batch.key, everyone, target.mean, link="lse")
         else:
             found = _by_class(batch, pairs, own)
-    batch, none = _of_some(batch, found.number), found.number == 0
-    rest = found.spread if form == "out" else found.number.clamp_min(1.0).log()
-    near = batch.nll(batch.query, batch.key, found.negatives, found.lse.masked_fill(none, 0.0), link="softplus")
-    return near + batch.reduced(rest.masked_fill(none, 0.0))
+    rest, lse = found.spread if form == "out" else found.number.clamp_min(1.0).log(), found.lse
+    if not found.full:
+        batch, none = _of_some(batch, found.number), found.number == 0
+        rest, lse = rest.masked_fill(none, 0.0), lse.masked_fill(none, 0.0)
+    return batch.all_nll(found.negatives, lse, link="softplus", rest=rest)
 
 
 def _of_some(batch: Batch, number: Tensor) -> Batch:
@@ -149,6 +154,21 @@ class _Positives(NamedTuple):
     lse: Tensor  # (M,) Q
     spread: Tensor  # (M,) Q - mean_p s_p
     negatives: Pairs
+    full: bool = False
+    """Known: each row has some."""
+
+
+def _by_mask(stored: Stored, pairs: Pairs | None, positives: CSR | None, own: bool) -> _Positives:
+    if positives is not None:
+        pairs = Pairs(indptr=positives[0], indices=positives[1], diagonal="skip" if own else "keep")
+        left_out = listed(*positives, *stored.s.shape).logical_not()
+    else:
+        assert pairs is not None
+        mask = stored.left_out(pairs._replace(ids_mode="only"))
+        assert mask is not None
+        left_out = mask
+    lse, spread, number, full = stored.spread(left_out)
+    return _Positives(number, lse, spread, pairs, full)
 
 
 def _by_list(batch: Batch, positives: CSR, own: bool, margin: float, margin_kind: str) -> _Positives:
@@ -165,7 +185,7 @@ def _by_list(batch: Batch, positives: CSR, own: bool, margin: float, margin_kind
 
 def _by_class(batch: Batch, pairs: Pairs, own: bool) -> _Positives:
     target = _class_target(batch, pairs, own)
-    lse, _, _ = batch.lse(batch.query, batch.key, pairs._replace(ids_mode="only"))
+    lse, _, _ = batch.all_lse(pairs._replace(ids_mode="only"))
     spread = lse.masked_fill(target.total == 0, 0.0) - target.mean
     return _Positives(target.total, lse, spread, pairs)
 
@@ -179,7 +199,7 @@ def _class_target(batch: Batch, pairs: Pairs, own: bool) -> targets.Target:
 
 def _labelled(batch: Batch, labels: Tensor | None, key_labels: Tensor | None, own: bool) -> Pairs:
     """The negatives: all pairs of different labels."""
-    query, key = batch.query, batch.key
+    query, key = batch.sides.raw
     if labels is None:
         raise ValueError("labels: needed unless positives are given, got None")
     if own != (key_labels is None):
@@ -192,7 +212,7 @@ def _labelled(batch: Batch, labels: Tensor | None, key_labels: Tensor | None, ow
 def _checked_list(batch: Batch, labels: Tensor | None, positives: CSR) -> CSR:
     if labels is not None:
         raise ValueError("positives: given instead of labels, got both")
-    indptr, indices = as_csr(positives, batch.query.shape[0], batch.key.shape[0], batch.query)
+    indptr, indices = as_csr(positives, batch.sides.raw[0].shape[0], batch.sides.raw[1].shape[0], batch.sides.raw[0])
     assert indptr is not None and indices is not None
     return indptr, indices
 

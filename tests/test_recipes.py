@@ -24,6 +24,11 @@ PAPERS = registry.papers()
 WITH_RECIPE = [id for id, paper in PAPERS.items() if paper.recipe]
 
 
+def test_every_paper_has_its_row():
+    assert [paper.number for paper in PAPERS.values()] == list(range(1, 58))
+    assert [sum(paper.tier == tier for paper in PAPERS.values()) for tier in "ABC"] == [19, 24, 14]
+
+
 @pytest.mark.parametrize("id", PAPERS)
 def test_what_a_row_names_exists(id):
     paper = PAPERS[id]

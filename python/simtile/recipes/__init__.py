@@ -81,9 +81,9 @@ def _run_one(paper: Paper, *, tiny: bool) -> dict[str, Any]:
     """Run, print, and return what is worth keeping."""
     assert paper.recipe is not None
     print(f"\n{paper.id}: {paper.title}{f' ({paper.paper})' if paper.paper else ''}", flush=True)
-    start = time.monotonic()
+    start, cpu_start = time.monotonic(), time.process_time()
     outcome = run(paper, tiny=tiny)
-    seconds = time.monotonic() - start
+    seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu_start
     verdict = judge(paper.recipe, outcome, tiny=tiny)
     rows = {
         **outcome.table,
@@ -92,10 +92,11 @@ def _run_one(paper: Paper, *, tiny: bool) -> dict[str, Any]:
     }
     for name, value in rows.items():
         print(f"  {value:12.6g}  {name}")
-    print(f"  {verdict.sentence}; {seconds:.1f} s", flush=True)
+    print(f"  {verdict.sentence}; {seconds:.1f} s, {cpu_seconds:.1f} CPU s", flush=True)
     return {
         "measured": outcome.measured, "baseline": outcome.baseline, "table": dict(outcome.table),
         "holds": verdict.holds, "margin": paper.recipe.bar(tiny=tiny), "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
     }  # fmt: skip
 
 

@@ -19,8 +19,9 @@ from simtile.kernels.reference_torch import logsumexp
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GATHERED_SHARE = 1 / 16
-"""Up to this share of all pairs they are gathered: a gathered pair takes about as long as 16 pairs of a product."""
+GATHERED_SHARE = 1 / 32
+"""Up to this share of all pairs they are gathered: with gradients a gathered pair takes about as long as 32 pairs of a
+product (one core, width 128, 2,048 rows with 100 pairs each: 0.35 s gathered, 0.18 s from products)."""
 
 
 def listed_scores(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -90,19 +90,19 @@ def amcl(
     loss = beta * (view_a.shape[1] / 2 * tau.log() + tau.reciprocal()) - row_dot(batch.query, batch.key) / tau
     kept = min(top_k, 2 * B - 2)
     if kept > 0:
-        hard, ids = _hardest(z, kept)
+        columns = _hardest(z.detach(), kept).flatten()
         rows = torch.arange(2 * B, device=z.device).repeat_interleave(kept)
-        t = listed_scores(gate, gate, rows, ids.clamp_min(0).flatten()).view(2 * B, kept)
+        hard, t = (listed_scores(part, part, rows, columns).view(2 * B, kept) for part in (z, gate))
         tau = low + (high - low) * torch.sigmoid(-t)
         negative = (hard / tau).mean(1) - beta * (tau.log() + tau.reciprocal()).sum(1)
         loss = loss + negative.view(2, B).mean(0)
     return batch.reduced(loss)
 
 
-def _hardest(z: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(2B, k) scores and places of the best other items' views."""
+def _hardest(z: Tensor, k: int) -> Tensor:
+    """(2B, k) places of each view's most similar views of other items."""
     rows = z.shape[0]
     own = torch.arange(rows, device=z.device)
     pair = torch.stack([own, own.roll(rows // 2)], 1).sort(1).values
     found = topk(z, z, k, None, None, 2 * torch.arange(rows + 1, device=z.device), pair.flatten())
-    return found.scores, found.ids
+    return found.ids.clamp_min(0)  # -1 stands where scores are NaN

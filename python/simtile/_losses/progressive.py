@@ -88,7 +88,7 @@ def progressive_info_nce(
         )  # fmt: skip
         pairs = Pairs(*as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key), diagonal="skip")
         others, _, _ = batch.lse(batch.query, batch.key, pairs)
-        if row_negatives is not None and row_negatives.ndim == 3 and row_negatives.shape[0] == M:
+        if row_negatives is not None and row_negatives.ndim == 3 and row_negatives.shape[0] == M:  # or info_nce refuses
             private = row_dot(batch.query.unsqueeze(1), unit(row_negatives)) * batch.scale
             others = merge_lse(others, logsumexp(private, 1))
         difficulty = others - row_dot(batch.query, batch.key[:M]) * batch.scale

@@ -76,6 +76,18 @@ def _stable_distillation(query: Tensor, row_negatives: Tensor, **options: Any) -
     return listwise.stable_distillation(query, row_negatives, reward, contrastive_weight=0.2, **options)
 
 
+def _dcl(query: Tensor, key: Tensor, **options: Any) -> Tensor:
+    return F.dcl(query, key, **options)
+
+
+def _hcl(query: Tensor, key: Tensor, **options: Any) -> Tensor:
+    return F.hcl(query, key, **options)
+
+
+def _matryoshka(query: Tensor, key: Tensor, **options: Any) -> Tensor:
+    return F.matryoshka_info_nce(query, key, [3, 8, 5], weights=[0.5, 1.0, 2.0], **options)
+
+
 _IDS = ("query_ids", "key_ids")
 BLOCKS = ("query_key", "query_query", "key_query", "key_key")
 CASES: dict[str, Case] = {
@@ -116,6 +128,15 @@ CASES: dict[str, Case] = {
         options={"symmetric": True},
     ),
     "stable_distillation": Case(_stable_distillation, ("query", "row_negatives", "weight"), ("temperature",)),
+    "matryoshka": Case(_matryoshka, shared=("temperature",)),
+    "matryoshka_symmetric_ids": Case(
+        _matryoshka, ("query", "key", *_IDS, "weight"), ("temperature",), True, {"symmetric": True}
+    ),
+    "dcl": Case(_dcl, ("query", "key", "weight"), ("temperature",)),
+    "dcl_weighted": Case(_dcl, shared=("temperature",), options={"sigma": 0.5}),
+    "hcl": Case(_hcl, shared=("temperature",)),
+    "hcl_debiased": Case(_hcl, ("query", "key", "weight"), ("temperature",), options={"beta": 0.0}),
+    "cmim": Case(F.cmim, ("query", "key", "weight"), ("temperature",), True),
     "sigmoid_loss": Case(F.sigmoid_loss, shared=("scale", "bias")),
     "sigmoid_loss_ids": Case(F.sigmoid_loss, ("query", "key", *_IDS), ("scale", "bias"), True),
     "sigmoid_loss_weight": Case(F.sigmoid_loss, ("query", "key", "weight"), ("scale", "bias")),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from simtile._losses.stored import STORED_PAIRS, Stored
@@ -129,6 +131,14 @@ class Batch(NamedTuple):
     def reduced(self, loss: Tensor) -> Tensor:
         """The loss of the batch from losses of rows (M,)."""
         return self.pool.reduced(loss, self.weight, self.reduction)
+
+
+def log_count(pool: Pool, y: Tensor, without: int, like: Tensor) -> Tensor | float:
+    """Logarithm of the number of the pool's rows of y less ``without``, at least 1."""
+    if pool is LOCAL:
+        return math.log(max(y.shape[0] - without, 1))
+    _, rows = pool.row_sum(y.detach()[:, :1])
+    return (torch.zeros_like(like[:1].sum()) + rows - without).clamp_min(1.0).log().detach()
 
 
 def checked_batch(

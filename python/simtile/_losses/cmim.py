@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from simtile._losses.batch import checked_batch
+from simtile._losses.batch import checked_batch, log_count
 from simtile._pairs import Pairs, Scale
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 def cmim(
@@ -23,6 +22,7 @@ def cmim(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """Contrastive mutual information machine, its contrastive term: independent of the number of negatives.
 
@@ -34,7 +34,7 @@ def cmim(
     query : Tensor (M, D)      row i is paired with row i of ``key``
     key : Tensor (N, D), N >= M      may be ``query`` itself: then exp(s_i) = exp(1 / temperature), the paper's form
     temperature : float or one-element Tensor
-    normalize, weight, reduction, plan      as in :func:`info_nce`
+    normalize, weight, reduction, plan, process_group      as in :func:`info_nce`
 
     Returns
     -------
@@ -50,8 +50,9 @@ def cmim(
     2025, arXiv:2509.21511.
     """
     batch = checked_batch(
-        query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan
+        query, key, temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan,
+        process_group=process_group,
     )  # fmt: skip
     own = batch.own()
-    number = max(key.shape[0] - 1, 1)
-    return batch.all_nll(Pairs(diagonal="skip"), own + math.log(number), link="softplus")
+    others = log_count(batch.pool, key, 1, own)
+    return batch.all_nll(Pairs(diagonal="skip"), own + others, link="softplus")

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from simtile._losses.batch import Batch
 from simtile._losses.nt_xent import Views
 from simtile._pairs import Pairs, Scale, check_choice
-from simtile._pool import LOCAL
+from simtile._pool import LOCAL, pool_of
 from simtile._reductions import REDUCTIONS
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 def dcl(
@@ -26,6 +27,7 @@ def dcl(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """DCL, and with ``sigma`` its weighted form DCLW: NT-Xent without the positive in the denominator.
 
@@ -37,7 +39,7 @@ def dcl(
     view_a, view_b : Tensor (B, D)      row i of both are views of item i
     temperature : float or one-element Tensor      0.1 as in the paper
     sigma : float      0.5 in the paper's DCLW; None: DCL
-    normalize, weight, reduction, plan      as in :func:`nt_xent`
+    normalize, weight, reduction, plan, process_group      as in :func:`nt_xent`
 
     Returns
     -------
@@ -54,10 +56,24 @@ def dcl(
     check_choice("reduction", reduction, REDUCTIONS)
     if sigma is not None and not sigma > 0:
         raise ValueError(f"sigma: above 0 or None, got {sigma}")
-    views = Views(view_a, view_b, None, LOCAL)
-    batch = views.batch(temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan)
+    if sigma is not None and process_group is not None and not normalize:
+        raise ValueError("sigma: None unless rows are normalised, over a process group")
+    views = Views(view_a, view_b, None, pool_of(process_group))
+    batch = views.batch(
+        temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan, process_group=process_group
+    )
     target = batch.own()
     if sigma is not None:
-        target = target * (2.0 - target.shape[0] * torch.softmax(batch.own_products() / sigma, 0))
+        target = target * (2.0 - _relative(batch, sigma))
     pairs = Pairs(views.x_ids, views.y_ids, diagonal="skip")
     return views.reduced(batch.all_nll(pairs, target, link="lse"), reduction)
+
+
+def _relative(batch: Batch, sigma: float) -> Tensor:
+    """(2B,) exp(c / sigma) divided by its mean over all rows, c the inner products of partners."""
+    c = batch.own_products() / sigma
+    if batch.pool is LOCAL:
+        return c.shape[0] * torch.softmax(c, 0)
+    share = (c - 1.0 / sigma).exp()  # of cosines: ranks would have to agree on another shift
+    total, rows = batch.pool.row_sum(share[:, None])
+    return share * (rows / total)

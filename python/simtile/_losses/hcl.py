@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from simtile._losses.batch import log_count
 from simtile._losses.nt_xent import Views
 from simtile._pairs import Pairs, Scale, check_choice
-from simtile._pool import LOCAL
+from simtile._pool import LOCAL, pool_of
 from simtile._reductions import REDUCTIONS
 from simtile.kernels.reference_torch import softplus
 
 if TYPE_CHECKING:
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 def hcl(
@@ -29,6 +30,7 @@ def hcl(
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
     plan: PlanName = "auto",
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """Contrastive learning with hard, debiased negatives; with ``beta=0`` the debiased contrastive loss.
 
@@ -42,7 +44,7 @@ def hcl(
     tau_plus : float in [0, 1)      the chance that a negative has the anchor's class; 0.1 as in the authors' code
     beta : float >= 0      how much harder negatives count more; 1 as in the authors' code
     temperature : float or one-element Tensor      0.5 as in the authors' code
-    normalize, weight, reduction, plan      as in :func:`nt_xent`
+    normalize, weight, reduction, plan, process_group      as in :func:`nt_xent`
 
     Returns
     -------
@@ -63,18 +65,20 @@ def hcl(
         raise ValueError(f"tau_plus: a number from 0 to below 1, got {tau_plus}")
     if not 0 <= beta < math.inf:
         raise ValueError(f"beta: a finite number of at least 0, got {beta}")
-    views = Views(view_a, view_b, None, LOCAL)
-    batch = views.batch(temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan)
+    views = Views(view_a, view_b, None, pool_of(process_group))
+    batch = views.batch(
+        temperature, normalize=normalize, weight=weight, reduction=reduction, plan=plan, process_group=process_group
+    )
     pairs = Pairs(views.x_ids, views.y_ids, diagonal="skip")
-    number = views.x.shape[0] - 2
     own = batch.own()
-    if number <= 0:
+    if batch.pool is LOCAL and views.x.shape[0] <= 2:
         return views.reduced(batch.reduced(own * 0.0), reduction)  # no negative, but a gradient of zeros
+    log_number = log_count(batch.pool, views.y, 2, own)
     log_r, _, _ = batch.all_lse(pairs, power=1.0 + beta)
     if beta > 0:
-        log_r = log_r - batch.all_lse(pairs, power=beta)[0] + math.log(number)
-    least = math.log(number) - batch.scale
-    share = tau_plus * number * torch.exp(own - log_r)  # of R that is expected to be of the positive's class
+        log_r = log_r - batch.all_lse(pairs, power=beta)[0] + log_number
+    least = log_number - batch.scale
+    share = tau_plus * torch.exp(own - log_r + log_number)  # of R that is expected to be of the positive's class
     left = share < 1
     debiased = log_r + torch.log1p(-share.masked_fill(~left, 0.0)) - math.log1p(-tau_plus)
     floor = torch.zeros_like(own) + least

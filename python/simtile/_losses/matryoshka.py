@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from simtile._info_nce import info_nce
 from simtile._nested import check_dims, nested_nll, nested_scores
 from simtile._pairs import (
     Pairs,
@@ -25,7 +26,7 @@ from simtile.kernels.reference_torch import softplus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from simtile.functional import Reduction
+    from simtile.functional import ProcessGroup, Reduction
 
 
 def matryoshka_info_nce(
@@ -41,6 +42,7 @@ def matryoshka_info_nce(
     key_ids: Tensor | None = None,
     weight: Tensor | None = None,
     reduction: Reduction = "mean",
+    process_group: ProcessGroup = None,
 ) -> Tensor:
     """Σ_k weights[k] times InfoNCE of the first dims[k] coordinates, all from one sweep over the coordinates.
 
@@ -53,7 +55,7 @@ def matryoshka_info_nce(
     key : Tensor (N, D), N >= M      rows M..N-1 serve as extra negatives
     dims : sequence of int      the prefixes' lengths, 1 to D, in any order
     weights : sequence of float      one a prefix, default 1 each
-    temperature, symmetric, query_ids, key_ids, weight, reduction      as in :func:`info_nce`
+    temperature, symmetric, query_ids, key_ids, weight, reduction, process_group      as in :func:`info_nce`
     normalize : bool      divide every prefix by its own length, as the paper's retrieval does
 
     Returns
@@ -68,7 +70,8 @@ def matryoshka_info_nce(
     -----
     3u one-sided on the CPU, where gradients are made in the forward pass, otherwise 4u, u = 2·M·N·D FLOP, for all
     prefixes together. Extra memory O(K·(M + N)) floats, panels of query and key, and on the CPU 16 MiB of coefficients
-    a prefix. Plain torch (float64, other devices) takes one prefix after the other. Kusupati et al. 2022,
+    a prefix. Plain torch (float64, other devices) takes one prefix after the other, and so does a process group: then
+    Σ_k dims[k] / D times as much, and the prefixes' rows are kept for the backward pass. Kusupati et al. 2022,
     arXiv:2205.13147, eq. 1.
 
     Examples
@@ -88,6 +91,16 @@ def matryoshka_info_nce(
     check_choice("reduction", reduction, REDUCTIONS)
     value = as_scalar("temperature", temperature, query, positive=True)
     scale = value.reciprocal() if isinstance(value, Tensor) else 1.0 / value
+    if process_group is not None:
+        parts = [
+            share
+            * info_nce(
+                query[:, :end], key[:, :end], temperature=temperature, symmetric=symmetric, normalize=normalize,
+                query_ids=query_ids, key_ids=key_ids, weight=weight, reduction=reduction, process_group=process_group,
+            )
+            for end, share in zip(ends, shares, strict=True)
+        ]  # fmt: skip
+        return torch.stack(parts).sum(0)
     query_ids, key_ids = as_ids_pair("query_ids", query_ids, "key_ids", key_ids, query, key)
     weight = as_vector("weight", weight, M, query)
     if weight is not None:

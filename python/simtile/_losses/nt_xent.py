@@ -40,12 +40,14 @@ class Views:
             self.x_ids = self.y_ids = torch.cat([ids, ids])
 
     def batch(
-        self, temperature: Scale, *, normalize: bool, weight: Tensor | None, reduction: str, plan: str
+        self, temperature: Scale, *, normalize: bool, weight: Tensor | None, reduction: str, plan: str,
+        process_group: object = None,
     ) -> Batch:  # fmt: skip
         """All views, each paired with the other of its item."""
         batch = checked_batch(
-            self.x, self.y, temperature, normalize=normalize, weight=self.weight(weight), reduction=reduction, plan=plan
-        )
+            self.x, self.y, temperature, normalize=normalize, weight=self.weight(weight), reduction=reduction,
+            plan=plan, process_group=process_group,
+        )  # fmt: skip
         if batch.stored is None:
             return batch
         return batch._replace(stored=StoredViews(self.x, batch.scale, normalize))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from simtile.functional import Reduction
+    from simtile.functional import ProcessGroup, Reduction
 
 
 class MatryoshkaInfoNCELoss(ContrastiveLoss):
@@ -23,7 +23,7 @@ class MatryoshkaInfoNCELoss(ContrastiveLoss):
     dims : sequence of int      the prefixes' lengths
     weights : sequence of float      one a prefix, default 1 each
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    symmetric, normalize, reduction      see :func:`simtile.functional.matryoshka_info_nce`
+    symmetric, normalize, reduction, process_group      see :func:`simtile.functional.matryoshka_info_nce`
 
     Examples
     --------
@@ -43,11 +43,12 @@ class MatryoshkaInfoNCELoss(ContrastiveLoss):
         symmetric: bool = False,
         normalize: bool = True,
         reduction: Reduction = "mean",
+        process_group: ProcessGroup = None,
     ) -> None:
         super().__init__(
             temperature, learn_temperature, max_scale, dims=list(dims),
             weights=None if weights is None else list(weights), symmetric=symmetric, normalize=normalize,
-            reduction=reduction,
+            reduction=reduction, process_group=process_group,
         )  # fmt: skip
 
     def forward(

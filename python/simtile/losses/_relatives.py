@@ -97,15 +97,17 @@ class CMIMLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    normalize, reduction, plan      see :func:`simtile.functional.cmim`
+    normalize, reduction, plan, process_group      see :func:`simtile.functional.cmim`
     """
 
     def __init__(
         self, temperature: float = 0.1, *, learn_temperature: bool = False, max_scale: float = 100.0,
         normalize: bool = True, reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            temperature, learn_temperature, max_scale, normalize=normalize, reduction=reduction, plan=plan
+            temperature, learn_temperature, max_scale, normalize=normalize, reduction=reduction, plan=plan,
+            process_group=process_group,
         )  # fmt: skip
 
     def forward(self, query: Tensor, key: Tensor, *, weight: Tensor | None = None) -> Tensor:

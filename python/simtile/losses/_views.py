@@ -10,7 +10,7 @@ from simtile.losses._module import ContrastiveLoss
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from simtile.functional import PlanName, Reduction
+    from simtile.functional import PlanName, ProcessGroup, Reduction
 
 
 class DCLLoss(ContrastiveLoss):
@@ -19,16 +19,18 @@ class DCLLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    sigma, normalize, reduction, plan      see :func:`simtile.functional.dcl`
+    sigma, normalize, reduction, plan, process_group      see :func:`simtile.functional.dcl`
     """
 
     def __init__(
         self, temperature: float = 0.1, *, learn_temperature: bool = False, max_scale: float = 100.0,
         sigma: float | None = None, normalize: bool = True, reduction: Reduction = "mean", plan: PlanName = "auto",
+        process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
-            temperature, learn_temperature, max_scale, sigma=sigma, normalize=normalize, reduction=reduction, plan=plan
-        )
+            temperature, learn_temperature, max_scale, sigma=sigma, normalize=normalize, reduction=reduction, plan=plan,
+            process_group=process_group,
+        )  # fmt: skip
 
     def forward(self, view_a: Tensor, view_b: Tensor, *, weight: Tensor | None = None) -> Tensor:
         """The loss of two views (B, D) of each item: :func:`simtile.functional.dcl`."""
@@ -43,17 +45,17 @@ class HCLLoss(ContrastiveLoss):
     Parameters
     ----------
     temperature, learn_temperature, max_scale      see :class:`ContrastiveLoss`
-    tau_plus, beta, normalize, reduction, plan      see :func:`simtile.functional.hcl`
+    tau_plus, beta, normalize, reduction, plan, process_group      see :func:`simtile.functional.hcl`
     """
 
     def __init__(
         self, temperature: float = 0.5, *, learn_temperature: bool = False, max_scale: float = 100.0,
         tau_plus: float = 0.1, beta: float = 1.0, normalize: bool = True, reduction: Reduction = "mean",
-        plan: PlanName = "auto",
+        plan: PlanName = "auto", process_group: ProcessGroup = None,
     ) -> None:  # fmt: skip
         super().__init__(
             temperature, learn_temperature, max_scale, tau_plus=tau_plus, beta=beta, normalize=normalize,
-            reduction=reduction, plan=plan,
+            reduction=reduction, plan=plan, process_group=process_group,
         )  # fmt: skip
 
     def forward(self, view_a: Tensor, view_b: Tensor, *, weight: Tensor | None = None) -> Tensor:

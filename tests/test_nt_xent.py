@@ -33,6 +33,16 @@ def test_equals_its_equation(rng, B, reduction, labelled):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_without_weights_every_plan_equals_its_equation(rng, labelled):
+    """Stored scores of the views with themselves; tiles that compute a pair once; InfoNCE of both orders."""
+    options = {"labels": torch.from_numpy(rng.integers(0, 20, 37))} if labelled else {}
+    assert_equals_dense(
+        functools.partial(nt_xent, **options), functools.partial(dense.nt_xent, **options),
+        drawn(rng, (37, 8), (37, 8)), plans=("auto", "dense", "recompute", "chunked"),
+    )  # fmt: skip
+
+
 def test_gradcheck(rng):
     assert_gradcheck(nt_xent, drawn(rng, (4, 3), (4, 3)))
 

@@ -348,8 +348,8 @@ def pictures() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        losses, exact_search, hubness_minilm, hubness_words, cur_maxsim, cur_cross_encoder, cur_sparse, training, distributed,
-        saturation, drop_ins, graph_index, search_growth, hubness_times, layers, papers, pictures,
+        losses, exact_search, hubness_minilm, hubness_words, cur_maxsim, cur_cross_encoder, cur_sparse, training,
+        distributed, saturation, drop_ins, graph_index, search_growth, hubness_times, layers, papers, pictures,
     )
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 //! Workspaces: zeroed, aligned to a cache line, shared between the threads of a team by pointer.
 
 use crate::error::ArgumentError;
+use crate::stop::filled;
 
 /// `rows` lists of `k` times `value`: as many results as a caller asks for, which may be more than there is memory.
 ///
@@ -29,7 +30,7 @@ pub struct Buffer {
 impl Buffer {
     /// Pages that are never touched cost nothing: the zeros come from the allocator.
     pub fn new(len: usize) -> Buffer {
-        Buffer { lines: vec![Line([0.0; 16]); len.div_ceil(16).max(1)] }
+        Buffer { lines: filled(Line([0.0; 16]), len.div_ceil(16).max(1)) }
     }
 
     /// For threads that write disjoint parts.

@@ -13,6 +13,7 @@
 
 use crate::buffer::{Shared, results};
 use crate::error::{ArgumentError, length};
+use crate::stop::filled;
 use crate::team;
 
 /// Queries of a unit.
@@ -67,8 +68,8 @@ pub fn importance(lists: Retrieved, weights: &[f64], k: usize, threads: usize) -
     // At most m items are there: further slots stay empty.
     let slots = k.min(m);
     let mut tables = results(threads * m, slots, 0f64)?;
-    let mut values = vec![0f64; queries];
-    let mut parts = vec![0f64; queries * m];
+    let mut values = filled(0f64, queries);
+    let mut parts = filled(0f64, queries * m);
     let (to_values, to_parts, to_tables) = (Shared::of(&mut values), Shared::of(&mut parts), Shared::of(&mut tables));
     let thread = std::sync::atomic::AtomicUsize::new(0);
     team::run(threads, |team| {

@@ -32,6 +32,7 @@ pub mod search;
 pub mod select;
 pub mod simd;
 pub mod stats;
+pub mod stop;
 pub mod store;
 mod store_file;
 pub mod strip;

@@ -6,6 +6,7 @@ use crate::logsum::{ColumnSums, LogSum, reduce};
 use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
 use crate::prefixes::Prefixes;
 use crate::simd::{Isa, Kernel, Simd, tile_shape};
+use crate::stop::filled;
 use crate::strip::{STRIP, Scoring, Stash, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix};
@@ -222,11 +223,11 @@ fn log_sums<E: Elem>(
     let (m, n, k, count) = (x.rows, y.rows, scoring.words, scoring.count());
     let finish = |wanted: bool, sums: Vec<LogSum>| wanted.then(|| sums.into_iter().map(|s| s.ln() as f32).collect());
     if !(scores_are_finite(&x, &y, scoring.unit) && scoring.pairs.finite()) {
-        let all = |wanted: bool, len| wanted.then(|| vec![f32::NAN; len]);
+        let all = |wanted: bool, len| wanted.then(|| filled(f32::NAN, len));
         return PairLse { row: all(want_row, count * m), column: all(want_column, count * n) };
     }
-    let mut row = vec![LogSum::EMPTY; if want_row { count * m } else { 0 }];
-    let mut column = vec![LogSum::EMPTY; if want_column { count * n } else { 0 }];
+    let mut row = filled(LogSum::EMPTY, if want_row { count * m } else { 0 });
+    let mut column = filled(LogSum::EMPTY, if want_column { count * n } else { 0 });
     if m == 0 || n == 0 || !(want_row || want_column) {
         return PairLse { row: finish(want_row, row), column: finish(want_column, column) };
     }
@@ -236,8 +237,8 @@ fn log_sums<E: Elem>(
     let width = PACKED_COLUMNS.min(n);
     let column_blocks = width.div_ceil(grid.column_block);
     let mut packed = Buffer::new(width.next_multiple_of(nr) * k);
-    let mut row_parts = vec![LogSum::EMPTY; if want_row { column_blocks * count * m } else { 0 }];
-    let mut column_parts = vec![LogSum::EMPTY; if want_column { row_blocks * count * width } else { 0 }];
+    let mut row_parts = filled(LogSum::EMPTY, if want_row { column_blocks * count * m } else { 0 });
+    let mut column_parts = filled(LogSum::EMPTY, if want_column { row_blocks * count * width } else { 0 });
     let (packed, row_parts, column_parts) =
         (packed.shared(), Shared::of(&mut row_parts), Shared::of(&mut column_parts));
     let (row_out, column_out) = (Shared::of(&mut row), Shared::of(&mut column));

@@ -5,6 +5,7 @@ use crate::quant::{Row, down, quantise};
 use crate::scan::Query;
 use crate::select::Exact;
 use crate::simd::{Isa, Kernel, Simd};
+use crate::stop::filled;
 use crate::store::{ExactStore, split};
 use crate::tile::Matrix;
 
@@ -76,8 +77,8 @@ impl<'a> Passed<'a> {
             source,
             first: rows.0,
             isa,
-            bytes: vec![0; if store.codes { len } else { 0 }],
-            floats: vec![0.0; if store.codes { 0 } else { len }],
+            bytes: filled(0, if store.codes { len } else { 0 }),
+            floats: filled(0.0, if store.codes { 0 } else { len }),
             heavy: Vec::with_capacity(count * store.heavy.len()),
             queries: Vec::with_capacity(count),
             facts: Vec::with_capacity(count),

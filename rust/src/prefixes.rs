@@ -5,6 +5,7 @@
 
 use crate::error::ArgumentError;
 use crate::simd::{NV, Simd};
+use crate::stop::filled;
 use crate::strip::Scoring;
 use crate::tile::{Elem, Matrix, tile_packed};
 
@@ -85,7 +86,7 @@ impl Prefixes {
     /// (K, min(M, N)): the scores of rows with their own partners, summed in f64.
     pub fn own_scores<E: Elem>(&self, x: Matrix<E>, y: Matrix<E>, scale: f32) -> Vec<f32> {
         let rows = x.rows.min(y.rows);
-        let mut out = vec![0f32; self.len() * rows];
+        let mut out = filled(0f32, self.len() * rows);
         for i in 0..rows {
             let (mut dot, own) = (0f64, (x.row(i), y.row(i)));
             for (k, &(begin, end)) in self.ranges.iter().enumerate() {
@@ -149,7 +150,7 @@ impl Norms {
     /// Sums of squares in f64: at a scale of 300 a last digit of a norm is 2e-5 of a whole column's coefficients.
     fn new<E: Elem>(x: Matrix<E>, ranges: &[(usize, usize)], normalize: bool) -> Norms {
         let stride = x.rows + PADDING;
-        let mut inverse = vec![if normalize { 0.0 } else { 1.0 }; ranges.len() * stride];
+        let mut inverse = filled(if normalize { 0.0 } else { 1.0 }, ranges.len() * stride);
         for i in 0..if normalize { x.rows } else { 0 } {
             let (mut square, row) = (0f64, x.row(i));
             for (k, &(begin, end)) in ranges.iter().enumerate() {

@@ -9,6 +9,7 @@ use crate::scan::LeftOut;
 use crate::search::{Best, Job};
 use crate::select::{Exact, Selector, order};
 use crate::simd::Isa;
+use crate::stop::filled;
 use crate::store::ExactStore;
 use crate::team;
 use crate::tile::Matrix;
@@ -56,7 +57,7 @@ impl ExactStore {
         let least = if squared { -bound } else { bound };
         let left_out = LeftOut { filter, ..LeftOut::default() };
         let job = Job { store: self, queries, k: 0, left_out, few: None, isa };
-        let mut rows: Vec<Best> = vec![Vec::new(); m];
+        let mut rows: Vec<Best> = filled(Vec::new(), m);
         let out = Shared::of(&mut rows);
         team::run(threads, |team| {
             let mut workspace = Buffer::new((ROWS.min(m) + 16) * (self.d + MAX_HEAVY));

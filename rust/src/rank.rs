@@ -4,6 +4,7 @@ use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
 use crate::pairs::{PairArgs, Pairs};
 use crate::simd::{Isa, Kernel, NV, Simd, tile_shape};
+use crate::stop::{checkpoint, filled};
 use crate::strip::{STRIP, Scoring, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix, pack_panels};
@@ -59,6 +60,7 @@ impl<E: Elem> Kernel for Unit<'_, E> {
                 }
             }
             for j0 in (0..n).step_by(STRIP) {
+                checkpoint();
                 let columns = STRIP.min(n - j0);
                 pack_panels(&self.y, j0, j0 + columns, nr, packed);
                 for (p, i) in (self.i0..i1).step_by(MR).enumerate() {
@@ -109,7 +111,7 @@ pub fn pair_rank<E: Elem>(
     if !(scores_are_finite(&x, &y, scale) && pairs.finite() && target.is_none_or(|t| t.iter().all(|t| !t.is_nan()))) {
         return Err(ArgumentError::Value("x, y, biases, scale, target: wanted finite values and scores".into()));
     }
-    let (mut greater, mut equal) = (vec![0; m], vec![0; m]);
+    let (mut greater, mut equal) = (filled(0, m), filled(0, m));
     let (g, e) = (Shared::of(&mut greater), Shared::of(&mut equal));
     let (scoring, own) = (Scoring::new(&x, scale, &pairs, None), Scoring::new(&x, scale, &own, None));
     let (_, nr) = tile_shape(isa);

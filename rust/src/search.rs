@@ -12,6 +12,7 @@ use crate::quant::MAX_HEAVY;
 use crate::scan::{Code, LeftOut, Product, Scan};
 use crate::select::{Selector, insert, order};
 use crate::simd::Isa;
+use crate::stop::filled;
 use crate::store::ExactStore;
 use crate::team;
 use crate::tile::Matrix;
@@ -112,7 +113,7 @@ impl Job<'_> {
         let each = if threads == 1 { ROWS } else { m.div_ceil(2 * threads).next_multiple_of(ROW_STEP).min(ROWS) };
         let row_units = m.div_ceil(each);
         let parts = if self.few.is_some() { 1 } else { column_parts(row_units, n, threads) };
-        let mut lists: Vec<Best> = vec![Vec::new(); if parts > 1 { parts * m } else { 0 }];
+        let mut lists: Vec<Best> = filled(Vec::new(), if parts > 1 { parts * m } else { 0 });
         let lists = Shared::of(&mut lists);
         let total = std::sync::atomic::AtomicUsize::new(0);
         let write = |i: usize, best: &[(f64, u32)]| {

@@ -7,6 +7,7 @@ use crate::file::section::Section;
 use crate::quant::{Column, MAX_COLUMNS, bounds, heavy, quantise};
 use crate::scan::{BLOCK, Code, Columns, PANEL, Terms};
 use crate::simd::{Isa, Kernel, Simd};
+use crate::stop::filled;
 use crate::team;
 use crate::tile::Matrix;
 use crate::topk::pack;
@@ -217,15 +218,15 @@ impl ExactStore {
             vectors,
             scale,
             bias,
-            inverse: vec![0.0; if metric == Metric::Cosine { n } else { 0 }],
+            inverse: filled(0.0, if metric == Metric::Cosine { n } else { 0 }),
             codes,
             panels: Buffer::new(n.next_multiple_of(PANEL) * words),
             heavy_panels: Buffer::new(n.next_multiple_of(PANEL) * heavy.len()),
             heavy,
-            start: vec![0.0; padded],
-            factor: vec![0.0; padded],
-            offset: vec![0.0; padded],
-            bounds: vec![[0.0; 5]; n.div_ceil(BLOCK)],
+            start: filled(0.0, padded),
+            factor: filled(0.0, padded),
+            offset: filled(0.0, padded),
+            bounds: filled([0.0; 5], n.div_ceil(BLOCK)),
             largest_offset: 0.0,
         };
         if let Some(row) = store.prepare(source, threads, isa) {

@@ -2,20 +2,26 @@
 //!
 //! Threads are scoped to the call: nothing is left behind that a `fork` could break, and no pool competes with torch's.
 
+use crate::stop::{PERIOD, Stopped, checkpoint, following};
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 /// One thread's view of the team.
 pub struct Team<'a> {
     shared: &'a State,
     base: Cell<usize>,
+    /// Whether this is the thread that called, which is the one to ask whether to go on.
+    caller: bool,
 }
 
 struct State {
     threads: usize,
     next: AtomicUsize,
+    stopped: Arc<AtomicBool>,
     gate: Mutex<Gate>,
     turn: Condvar,
 }
@@ -24,30 +30,54 @@ struct State {
 struct Gate {
     waiting: usize,
     round: usize,
-    broken: bool,
+    /// Why the first thread that left did so.
+    reason: Option<Box<dyn Any + Send>>,
 }
 
 /// Run `work` on `threads` threads, the caller being one of them.
 ///
 /// # Panics
-/// When `work` panics on any of them (the others are released first).
+/// When `work` panics on any of them, or leaves with [`Stopped`] (the others are released first).
 pub fn run(threads: usize, work: impl Fn(&Team) + Sync) {
     let threads = threads.max(1);
-    let state = State { threads, next: AtomicUsize::new(0), gate: Mutex::default(), turn: Condvar::new() };
-    let member = || {
-        let team = Team { shared: &state, base: Cell::new(0) };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(&team))) {
-            state.gate.lock().unwrap_or_else(PoisonError::into_inner).broken = true;
-            state.turn.notify_all();
-            resume_unwind(panic);
+    let state = State {
+        threads,
+        next: AtomicUsize::new(0),
+        stopped: Arc::default(),
+        gate: Mutex::default(),
+        turn: Condvar::new(),
+    };
+    let member = |caller: bool| {
+        let team = Team { shared: &state, base: Cell::new(0), caller };
+        if let Err(reason) = catch_unwind(AssertUnwindSafe(|| work(&team))) {
+            state.stop(reason);
         }
     };
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(member);
+            let joining = || following(state.stopped.clone(), || member(false));
+            if thread::Builder::new().spawn_scoped(scope, joining).is_err() {
+                return state.stop(Box::new(Stopped::Threads(threads)));
+            }
         }
-        member();
+        member(true);
     });
+    let gate = state.gate.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(reason) = gate.reason {
+        resume_unwind(reason);
+    }
+}
+
+impl State {
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stop(&self, reason: Box<dyn Any + Send>) {
+        self.gate().reason.get_or_insert(reason);
+        self.stopped.store(true, Ordering::Relaxed);
+        self.turn.notify_all();
+    }
 }
 
 impl Team<'_> {
@@ -60,6 +90,10 @@ impl Team<'_> {
             if unit >= units {
                 break;
             }
+            if self.shared.stopped.load(Ordering::Relaxed) {
+                Stopped::Elsewhere.leave();
+            }
+            checkpoint();
             f(unit);
         }
         // Every thread overshoots exactly once, before anyone passes the gate.
@@ -71,7 +105,7 @@ impl Team<'_> {
         if self.shared.threads == 1 {
             return;
         }
-        let mut gate = self.shared.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gate = self.shared.gate();
         gate.waiting += 1;
         if gate.waiting == self.shared.threads {
             gate.waiting = 0;
@@ -79,11 +113,22 @@ impl Team<'_> {
             self.shared.turn.notify_all();
         } else {
             let round = gate.round;
-            while gate.round == round && !gate.broken {
-                gate = self.shared.turn.wait(gate).unwrap_or_else(PoisonError::into_inner);
+            while gate.round == round && gate.reason.is_none() {
+                let turn = &self.shared.turn;
+                if self.caller {
+                    gate = turn.wait_timeout(gate, PERIOD).unwrap_or_else(PoisonError::into_inner).0;
+                    drop(gate);
+                    checkpoint();
+                    gate = self.shared.gate();
+                } else {
+                    gate = turn.wait(gate).unwrap_or_else(PoisonError::into_inner);
+                }
             }
         }
-        assert!(!gate.broken, "another thread of the team panicked");
+        if gate.reason.is_some() {
+            drop(gate);
+            Stopped::Elsewhere.leave();
+        }
     }
 }
 

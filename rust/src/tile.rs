@@ -5,6 +5,7 @@
 
 use crate::buffer::Shared;
 use crate::simd::{NV, Simd};
+use crate::stop::filled;
 use crate::team;
 
 /// Words summed in one chain of additions. A single chain over all of a long row has about twice the error of a blocked product.
@@ -292,7 +293,7 @@ pub fn own_scores<E: Elem>(x: Matrix<E>, y: Matrix<E>, scale: f32, threads: usiz
     const ROWS: usize = 256;
     assert_eq!(x.columns, y.columns);
     let rows = x.rows.min(y.rows);
-    let mut out = vec![0f32; rows];
+    let mut out = filled(0f32, rows);
     let shared = Shared::of(&mut out);
     team::run(threads.min(rows.div_ceil(ROWS)), |team| {
         team.for_each(rows.div_ceil(ROWS), |u| {

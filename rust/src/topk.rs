@@ -6,6 +6,7 @@ use crate::pairs::check_csr;
 use crate::scan::{BLOCK, Columns, LeftOut, PANEL, Product, Query, Scan};
 use crate::select::{Candidate, Selector};
 use crate::simd::Isa;
+use crate::stop::room_for;
 use crate::team;
 use crate::tile::{Elem, Matrix};
 
@@ -152,6 +153,7 @@ pub fn pair_topk<E: Product>(
     let queries = vec![Query::PLAIN; ROWS];
     let (scores, ids) = (Shared::of(&mut out.scores), Shared::of(&mut out.ids));
     let (most, mut selectors) = (k.min(n), Vec::<Selector>::new());
+    room_for::<Selector>(parts * together);
     selectors.resize_with(parts * together, || Selector::new(most));
     let selectors = Shared::of(&mut selectors);
     team::run(threads, |team| {

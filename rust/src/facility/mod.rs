@@ -12,6 +12,7 @@ pub use stored::Stored;
 pub use vectors::Vectors;
 
 use crate::error::ArgumentError;
+use crate::stop::checkpoint;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
@@ -86,6 +87,7 @@ pub fn facility_location(similarity: &mut impl Similarity, size: usize) -> Resul
             if asked.is_empty() {
                 break;
             }
+            checkpoint();
             let found = similarity.gains(&asked);
             fresh.extend(asked.drain(..).zip(found).map(|(id, gain)| Entry { gain, id }));
             best = fresh.iter().copied().max();

@@ -2,6 +2,7 @@
 
 use super::Similarity;
 use crate::error::{ArgumentError, length};
+use crate::stop::filled;
 use crate::tile::Matrix;
 use std::borrow::Cow;
 
@@ -65,11 +66,11 @@ impl<'a> Stored<'a> {
             (j >= 0 && j != i as i64 && s > 0.0).then_some((i, j as usize, s))
         };
         // By candidate, items in rising order: count, then place.
-        let mut starts = vec![0usize; n + 1];
+        let mut starts = filled(0usize, n + 1);
         (0..ids.len()).filter_map(covers).for_each(|(_, j, _)| starts[j + 1] += 1);
         (0..n).for_each(|j| starts[j + 1] += starts[j] + 1);
         let mut next = starts.clone();
-        let (mut items, mut values) = (vec![0u32; starts[n]], vec![0f32; starts[n]]);
+        let (mut items, mut values) = (filled(0u32, starts[n]), filled(0f32, starts[n]));
         let mut place = |i: usize, j: usize, s: f32| {
             (items[next[j]], values[next[j]]) = (i as u32, s);
             next[j] += 1;

@@ -5,6 +5,7 @@ use super::Similarity;
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
 use crate::simd::{Isa, Kernel, NV, Simd, tile_shape};
+use crate::stop::filled;
 use crate::team;
 use crate::tile::{Matrix, pack_panels, tile_packed};
 
@@ -95,7 +96,7 @@ impl<'a> Vectors<'a> {
         let packed = packed.shared();
         let mut biases: Vec<f32> = candidates.iter().map(|&j| self.bias[j as usize]).collect();
         biases.resize(panels * width, 0.0);
-        let mut sums = vec![0f64; blocks * panels * width];
+        let mut sums = filled(0f64, blocks * panels * width);
         let to = Shared::of(&mut sums);
         team::run(self.threads.min(blocks * panels), |team| {
             team.for_each(blocks * panels, |u| {

@@ -1,5 +1,6 @@
 //! Arrays that lie in memory of their own or in a mapped file: read alike, copied before they are written.
 
+use crate::stop::Stopped;
 use memmap2::{Mmap, MmapMut};
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -63,15 +64,14 @@ impl<T: Plain> Section<T> {
 
     /// To `len` numbers, further ones zero.
     ///
-    /// # Panics
-    /// When there is no memory left.
+    /// Leaves with [`Stopped::Memory`] when there is no memory left.
     pub(crate) fn grow(&mut self, len: usize) {
         let wanted = len * size_of::<T>();
         let room = if let Bytes::Owned(owned) = &self.bytes { owned.len() } else { 0 };
         if wanted > room {
             // A quarter more than asked for where it grew before; pages that are not touched cost nothing.
             let size = if self.len == 0 { wanted } else { wanted + wanted / 4 };
-            let mut owned = anonymous(size).unwrap_or_else(|error| panic!("{size} bytes of memory: {error}"));
+            let mut owned = anonymous(size).unwrap_or_else(|_| Stopped::Memory(size).leave());
             let old = self.as_bytes();
             owned[..old.len()].copy_from_slice(old);
             self.bytes = Bytes::Owned(owned);

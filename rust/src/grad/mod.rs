@@ -20,6 +20,7 @@ use crate::logsum::LogSum;
 use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
 use crate::prefixes::Prefixes;
 use crate::simd::{Isa, tile_shape};
+use crate::stop::filled;
 use crate::strip::{STRIP, Scoring, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix, column_panels};
@@ -297,20 +298,20 @@ fn gradients<E: Elem>(
         (words(want_y, panels.len() * x_stride), words(want_x, panels.len() * y_stride));
     let mut dx = words(want_x, if one_superblock { chunk } else { m } * columns_of_row);
     let mut dy = words(want_y, width * columns_of_row);
-    let mut parts = vec![LogSum::EMPTY; if form == Form::Nll { blocks * count * chunk } else { 0 }];
-    let mut row_parts = vec![0f64; if form == Form::Softplus { blocks * chunk } else { 0 }];
-    let mut bias_parts = vec![0f64; if wanted.x_bias.is_empty() { 0 } else { blocks * chunk }];
-    let mut dscale = vec![0f64; if want_x { m } else { n }];
+    let mut parts = filled(LogSum::EMPTY, if form == Form::Nll { blocks * count * chunk } else { 0 });
+    let mut row_parts = filled(0f64, if form == Form::Softplus { blocks * chunk } else { 0 });
+    let mut bias_parts = filled(0f64, if wanted.x_bias.is_empty() { 0 } else { blocks * chunk });
+    let mut dscale = filled(0f64, if want_x { m } else { n });
     let maybe = |s: &mut [f64]| if s.is_empty() { Shared::null() } else { Shared::of(s) };
 
     // The coefficient of an own target becomes known row by row, in the shared `own`.
-    let mut own = vec![0f32; if matches!(loss, Loss::Nll { own_target: true, .. }) { count * m } else { 0 }];
+    let mut own = filled(0f32, if matches!(loss, Loss::Nll { own_target: true, .. }) { count * m } else { 0 });
     let on_diagonal = if diagonal_grad.is_some() || !own.is_empty() { m.min(n) } else { 0 };
     // Σ_j P s and Σ_i P s of every prefix, for what normalisation takes off a gradient.
     let nested = scoring.prefixes.is_some();
-    let mut row_dot_parts = vec![0f64; if nested { blocks * count * chunk } else { 0 }];
-    let mut row_dot = vec![0f64; if nested { count * m } else { 0 }];
-    let mut column_dot = vec![0f64; if nested { count * n } else { 0 }];
+    let mut row_dot_parts = filled(0f64, if nested { blocks * count * chunk } else { 0 });
+    let mut row_dot = filled(0f64, if nested { count * m } else { 0 });
+    let mut column_dot = filled(0f64, if nested { count * n } else { 0 });
     let own_scores = match scoring.prefixes {
         Some(prefixes) if on_diagonal > 0 => prefixes.own_scores(x, y, scale),
         _ => vec![],

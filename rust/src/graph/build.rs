@@ -13,6 +13,7 @@ use super::walk::{LANES, Lane, NONE, Terrain, Walk};
 use super::{ENTRIES, Graph};
 use crate::buffer::Shared;
 use crate::simd::Isa;
+use crate::stop::filled;
 use crate::team;
 
 /// Vertices of the first batch, which meet each other one by one.
@@ -62,7 +63,7 @@ impl Graph {
             self.entries.extend_from_slice(&order[..wanted.min(order.len())]);
         }
         let width = self.degree * SLACK / 2;
-        let mut rows = vec![NONE; n * width];
+        let mut rows = filled(NONE, n * width);
         for (row, old) in rows.chunks_exact_mut(width).zip(self.edges.chunks_exact(self.degree)) {
             row[..self.degree].copy_from_slice(old);
         }
@@ -102,7 +103,7 @@ impl Growing<'_> {
     /// Edges of a batch, and back. `mates` are looked at besides what walks meet.
     fn place(&mut self, batch: &[u32], entries: &[u32], mates: &[u32]) {
         let graph = self.graph;
-        let mut found = vec![Vec::new(); batch.len()];
+        let mut found = filled(Vec::new(), batch.len());
         let out = Shared::of(&mut found);
         let terrain = self.terrain(entries);
         team::run(self.threads, |team| {
@@ -128,7 +129,7 @@ impl Growing<'_> {
             self.row_mut(vertex)[..row.len()].copy_from_slice(row);
         }
         let groups: Vec<&[(u32, u32)]> = back.chunk_by(|a, b| a.0 == b.0).collect();
-        let mut merged = vec![Vec::new(); groups.len()];
+        let mut merged = filled(Vec::new(), groups.len());
         let out = Shared::of(&mut merged);
         let terrain = self.terrain(entries);
         team::run(self.threads, |team| {
@@ -155,7 +156,7 @@ impl Growing<'_> {
     fn thinned(&self) -> Vec<u32> {
         let degree = self.graph.degree;
         let n = self.rows.len() / self.width;
-        let mut edges = vec![NONE; n * degree];
+        let mut edges = filled(NONE, n * degree);
         let out = Shared::of(&mut edges);
         let terrain = self.terrain(&[]);
         team::run(self.threads, |team| {
@@ -241,7 +242,7 @@ impl Graph {
     /// Live vertices that no path from the entries leads to, in order.
     fn unreached(&self) -> Vec<u32> {
         let n = self.slots();
-        let mut reached = vec![false; n];
+        let mut reached = filled(false, n);
         let mut queue: Vec<u32> = self.entries.to_vec();
         queue.iter().for_each(|&v| reached[v as usize] = true);
         while let Some(vertex) = queue.pop() {

@@ -11,6 +11,7 @@ use crate::buffer::Shared;
 use crate::error::ArgumentError;
 use crate::file::section::{Plain, Section};
 use crate::simd::Isa;
+use crate::stop::{filled, room_for};
 use crate::team;
 use std::collections::HashSet;
 
@@ -23,7 +24,7 @@ impl Graph {
     /// # Errors
     /// An id that is not here, or that comes twice; then nothing is removed.
     pub fn remove(&mut self, ids: &[i64], threads: usize, isa: Isa) -> Result<(), ArgumentError> {
-        let mut removed = vec![false; self.slots()];
+        let mut removed = filled(false, self.slots());
         for &id in ids {
             let slot = self.slot(id).ok_or_else(|| ArgumentError::Value(format!("ids: no item {id}")))?;
             if std::mem::replace(&mut removed[slot], true) {
@@ -49,7 +50,7 @@ impl Graph {
     /// The edges of all vertices that stay, none of which leads to a removed one.
     fn rows_without(&self, removed: &[bool], threads: usize, isa: Isa) -> Vec<u32> {
         let (n, degree) = (self.slots(), self.degree);
-        let mut rows = vec![NONE; n * degree];
+        let mut rows = filled(NONE, n * degree);
         let out = Shared::of(&mut rows);
         let terrain = self.terrain();
         team::run(threads, |team| {
@@ -85,6 +86,7 @@ impl Graph {
     /// # Errors
     /// An id that is not here.
     pub fn vectors_of(&self, ids: &[i64]) -> Result<Vec<f32>, ArgumentError> {
+        room_for::<f32>(ids.len() * self.dim());
         let mut rows = Vec::with_capacity(ids.len() * self.dim());
         for &id in ids {
             let slot = self.slot(id).ok_or_else(|| ArgumentError::Value(format!("ids: no item {id}")))?;
@@ -111,7 +113,7 @@ impl Graph {
             return;
         }
         let kept: Vec<usize> = (0..self.slots()).filter(|&s| self.is_live(s)).collect();
-        let mut moved = vec![NONE; self.slots()];
+        let mut moved = filled(NONE, self.slots());
         kept.iter().zip(0u32..).for_each(|(&slot, to)| moved[slot] = to);
         let (layout, d) = (self.coder.layout, self.dim());
         gather(&mut self.ids, 1, &kept);

@@ -4,9 +4,10 @@ use crate::error::{ArgumentError, length};
 use crate::limits::GuideArgs;
 use crate::pairs::{Diagonal, IdsMode, PairArgs};
 use crate::simd::Isa;
+use crate::stop::{Stopped, filled, watched};
 use crate::tile::{Bf16, Elem, Matrix};
 use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -47,7 +48,7 @@ pub(super) fn matrix<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Any
 
 /// Elements as NumPy holds them.
 pub(super) trait Stored: Elem {
-    type Raw: Element + Copy;
+    type Raw: Element + Copy + Send;
     fn view<'a>(array: &'a PyReadonlyArray2<'_, Self::Raw>) -> Matrix<'a, Self>;
     fn view_mut(raw: &mut [Self::Raw]) -> &mut [Self];
 }
@@ -225,11 +226,42 @@ pub(super) fn row<'py, T: Element>(name: &str, value: &Bound<'py, PyAny>) -> PyR
     }
 }
 
-/// Without the GIL; a panic (ours, by definition) becomes a RuntimeError.
+/// Without the GIL, looking for signals between blocks: Ctrl-C leaves `work`, which must not change anything that outlasts it.
 pub(super) fn run<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T, ArgumentError> + Send) -> PyResult<T> {
-    py.detach(|| catch_unwind(AssertUnwindSafe(work)))
-        .map_err(|_| PyRuntimeError::new_err("internal error in simtile._core, please report it"))?
-        .map_err(PyErr::from)
+    run_whole(py, || watched(signalled, work))
+}
+
+/// Without the GIL, to the end: signals are seen afterwards. A panic (ours, by definition) becomes a RuntimeError.
+pub(super) fn run_whole<T: Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> Result<T, ArgumentError> + Send,
+) -> PyResult<T> {
+    match py.detach(|| catch_unwind(AssertUnwindSafe(work))) {
+        Ok(done) => done.map_err(PyErr::from),
+        Err(reason) => Err(match reason.downcast_ref() {
+            Some(Stopped::Unwanted) => PyErr::take(py).unwrap_or_else(|| PyKeyboardInterrupt::new_err(())),
+            Some(Stopped::Memory(bytes)) => PyMemoryError::new_err(format!("no memory for {bytes} bytes")),
+            Some(Stopped::Threads(wanted)) => {
+                PyRuntimeError::new_err(format!("num_threads: the system does not give {wanted} threads"))
+            }
+            Some(Stopped::Broken) => {
+                PyRuntimeError::new_err("an earlier change of this index failed midway: load or build it again")
+            }
+            Some(Stopped::Elsewhere) | None => {
+                PyRuntimeError::new_err("internal error in simtile._core, please report it")
+            }
+        }),
+    }
+}
+
+/// `len` zeros, or a MemoryError.
+pub(super) fn zeros<T: Clone + Default + Send>(py: Python<'_>, len: usize) -> PyResult<Vec<T>> {
+    run_whole(py, || Ok(filled(T::default(), len)))
+}
+
+/// Run the handlers of signals that have come. What one raises is left as this thread's current exception.
+fn signalled() -> bool {
+    Python::attach(|py| py.check_signals().map_err(|error| error.restore(py)).is_err())
 }
 
 pub(super) fn same_columns<A: Stored>(x: &Matrix<A>, y: &Matrix<A>) -> PyResult<()> {

@@ -23,20 +23,20 @@ pub(super) type GradResult<'py> =
     (Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>, f64, Option<Bound<'py, PyAny>>, Option<Bound<'py, PyAny>>);
 
 impl<E: Stored> Gradients<E> {
-    pub(super) fn new(x: &Matrix<E>, y: &Matrix<E>, want: [bool; 4]) -> Gradients<E>
+    pub(super) fn new(py: Python<'_>, x: &Matrix<E>, y: &Matrix<E>, want: [bool; 4]) -> PyResult<Gradients<E>>
     where
         E::Raw: Default,
     {
-        let zeros = |wanted: bool, len: usize| vec![E::Raw::default(); if wanted { len } else { 0 }];
-        let bias = |wanted: bool, len: usize| vec![0f32; if wanted { len } else { 0 }];
-        Gradients {
-            x: zeros(want[0], x.data.len()),
-            y: zeros(want[1], y.data.len()),
-            x_bias: bias(want[2], x.rows),
-            y_bias: bias(want[3], y.rows),
+        let matrix = |wanted: bool, len: usize| zeros::<E::Raw>(py, if wanted { len } else { 0 });
+        let bias = |wanted: bool, len: usize| zeros::<f32>(py, if wanted { len } else { 0 });
+        Ok(Gradients {
+            x: matrix(want[0], x.data.len())?,
+            y: matrix(want[1], y.data.len())?,
+            x_bias: bias(want[2], x.rows)?,
+            y_bias: bias(want[3], y.rows)?,
             shape: (x.rows, y.rows, x.columns),
             want,
-        }
+        })
     }
 
     pub(super) fn wanted(&mut self) -> Wanted<'_, E> {
@@ -101,7 +101,7 @@ pub(super) fn pair_grad<'py>(
     ) -> PyResult<GradResult<'py>> {
         let (x, y, pairs) = (E::view(x), E::view(y), common.pairs(false)?);
         same_columns(&x, &y)?;
-        let mut out = Gradients::<E>::new(&x, &y, want);
+        let mut out = Gradients::<E>::new(py, &x, &y, want)?;
         let wanted = out.wanted();
         let loss = Loss::Softmax { row, column, stash };
         let (workspace, threads, isa) = (common.workspace, common.threads, common.isa);
@@ -175,7 +175,7 @@ pub(super) fn pair_nll<'py>(
         if target.is_none() && n < m {
             return Err(ArgumentError::Partner { m, n }.into());
         }
-        let mut gradients = Gradients::<E>::new(&x, &y, want);
+        let mut gradients = Gradients::<E>::new(py, &x, &y, want)?;
         let wanted = gradients.wanted();
         let (workspace, threads, isa) = (common.workspace, common.threads, common.isa);
         let (dscale, loss, lse, coefficient) = run(py, || {
@@ -259,7 +259,7 @@ pub(super) fn pair_softplus<'py>(
     ) -> PyResult<SoftplusResult<'py>> {
         let (x, y, pairs) = (E::view(x), E::view(y), common.pairs(true)?);
         same_columns(&x, &y)?;
-        let mut gradients = Gradients::<E>::new(&x, &y, want);
+        let mut gradients = Gradients::<E>::new(py, &x, &y, want)?;
         let wanted = gradients.wanted();
         let (workspace, threads, isa) = (common.workspace, common.threads, common.isa);
         let (dscale, rows) = run(py, || {

@@ -1,10 +1,11 @@
 //! The graph index.
 
-use super::arguments::{Row, run, slice};
+use super::arguments::{Row, run, run_whole, slice};
 use super::search::{floats, metric, metric_name, threads};
 use crate::file::FileError;
 use crate::graph::{Graph, Wanted};
 use crate::simd::Isa;
+use crate::stop::Stopped;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::create_exception;
 use pyo3::exceptions::{PyOSError, PyValueError};
@@ -42,43 +43,43 @@ impl GraphStore {
     }
 
     /// Live items.
-    fn __len__(&self) -> usize {
-        self.read(|graph| graph.len())
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.peek(py, Graph::len)
     }
 
     /// Columns.
     #[getter]
-    fn dim(&self) -> usize {
-        self.read(|graph| graph.dim())
+    fn dim(&self, py: Python<'_>) -> PyResult<usize> {
+        self.peek(py, Graph::dim)
     }
 
     /// Bytes besides the vectors.
     #[getter]
-    fn graph_bytes(&self) -> usize {
-        self.read(|graph| graph.graph_bytes())
+    fn graph_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        self.peek(py, Graph::graph_bytes)
     }
 
     /// What the next item's id will be.
     #[getter]
-    fn next_id(&self) -> i64 {
-        self.read(|graph| graph.next_id())
+    fn next_id(&self, py: Python<'_>) -> PyResult<i64> {
+        self.peek(py, Graph::next_id)
     }
 
     #[getter]
-    fn metric(&self) -> &'static str {
-        metric_name(self.read(|graph| graph.metric()))
+    fn metric(&self, py: Python<'_>) -> PyResult<&'static str> {
+        self.peek(py, Graph::metric).map(metric_name)
     }
 
     /// Ids of all items, rising.
-    fn ids<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        self.read(|graph| graph.ids()).into_pyarray(py)
+    fn ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyArray1<i64>>> {
+        Ok(self.peek(py, Graph::ids)?.into_pyarray(py))
     }
 
     /// The vectors of some items.
     fn vectors<'py>(&self, py: Python<'py>, ids: PyReadonlyArray1<'py, i64>) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let ids = ids.as_slice()?;
         let rows = run(py, || self.read(|graph| graph.vectors_of(ids)))?;
-        rows.into_pyarray(py).reshape([ids.len(), self.dim()])
+        rows.into_pyarray(py).reshape([ids.len(), self.dim(py)?])
     }
 
     #[pyo3(signature = (queries, k, ef, *, filter = None, exact = false, num_threads = 1, isa = None))]
@@ -113,7 +114,7 @@ impl GraphStore {
     ) -> PyResult<i64> {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let vectors = floats("vectors", &vectors)?;
-        run(py, || self.change(|graph| graph.add(vectors, threads, isa)))
+        run_whole(py, || self.change(|graph| graph.add(vectors, threads, isa)))
     }
 
     #[pyo3(signature = (ids, *, num_threads = 1, isa = None))]
@@ -126,11 +127,11 @@ impl GraphStore {
     ) -> PyResult<()> {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let ids = ids.as_slice()?;
-        run(py, || self.change(|graph| graph.remove(ids, threads, isa)))
+        run_whole(py, || self.change(|graph| graph.remove(ids, threads, isa)))
     }
 
     fn compact(&self, py: Python<'_>) -> PyResult<()> {
-        run(py, || {
+        run_whole(py, || {
             self.change(Graph::compact);
             Ok(())
         })
@@ -161,16 +162,19 @@ pub(super) fn file_error(error: FileError, path: PathBuf) -> PyErr {
     }
 }
 
-/// A change that panicked, by our own fault, may have left half of itself.
-const BROKEN: &str = "an earlier change of this index failed";
-
 impl GraphStore {
-    /// A search sees the graph before or after a change, never within one.
+    /// A search sees the graph before or after a change, never within one. A change that ran out of memory, or panicked by our own
+    /// fault, may have left half of itself.
     fn read<T>(&self, work: impl FnOnce(&Graph) -> T) -> T {
-        work(&self.graph.read().expect(BROKEN))
+        work(&self.graph.read().unwrap_or_else(|_| Stopped::Broken.leave()))
     }
 
     fn change<T>(&self, work: impl FnOnce(&mut Graph) -> T) -> T {
-        work(&mut self.graph.write().expect(BROKEN))
+        work(&mut self.graph.write().unwrap_or_else(|_| Stopped::Broken.leave()))
+    }
+
+    /// A number of the graph. Not with the GIL in hand: a change that is waited for may wait for a search, and that for the GIL.
+    fn peek<T: Send>(&self, py: Python<'_>, work: impl FnOnce(&Graph) -> T + Send) -> PyResult<T> {
+        run_whole(py, || Ok(self.read(work)))
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn nested_grad<'py>(
         let (x, y, pairs) = (E::view(x), E::view(y), common.pairs(false)?);
         same_columns(&x, &y)?;
         without_biases(&pairs)?;
-        let mut out = Gradients::<E>::new(&x, &y, want);
+        let mut out = Gradients::<E>::new(py, &x, &y, want)?;
         let wanted: Wanted<E> = out.wanted();
         let (workspace, threads, isa) = (common.workspace, common.threads, common.isa);
         let dscale = run(py, || {
@@ -117,7 +117,7 @@ pub(super) fn nested_nll<'py>(
         if n < m {
             return Err(ArgumentError::Partner { m, n }.into());
         }
-        let mut gradients = Gradients::<E>::new(&x, &y, want);
+        let mut gradients = Gradients::<E>::new(py, &x, &y, want)?;
         let wanted = gradients.wanted();
         let (workspace, threads, isa) = (common.workspace, common.threads, common.isa);
         let (dscale, loss) = run(py, || {

@@ -57,7 +57,7 @@ pub(super) fn pair_lse<'py>(
         let (x, y, pairs) = (E::view(x), E::view(y), common.pairs(false)?);
         same_columns(&x, &y)?;
         let (threads, isa) = (common.threads, common.isa);
-        let mut stash = vec![0u16; if wanted.2 { x.rows * y.rows } else { 0 }];
+        let mut stash = zeros::<u16>(py, if wanted.2 { x.rows * y.rows } else { 0 })?;
         let out =
             run(py, || crate::lse::pair_lse(x, y, scale, &pairs, (wanted.0, wanted.1), &mut stash, threads, isa))?;
         let stash = wanted.2.then(|| stash.into_pyarray(py).reshape([x.rows, y.rows])).transpose()?;

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from simtile.cur import CallableScorer, CrossEncoderIndex, Limits, ScoreJournal, Scorer, ScorerError
 from simtile.cur.blocks import score_blocks
 from simtile.cur.slots import Lookup, upgrade_rank
+from simtile.executors import Executor, InProcess, ProcessExecutor
 from simtile.integrations.retrievers import (
     VectorLookup,
     haystack_retriever,
@@ -43,44 +42,14 @@ def make_broken_scorer() -> Scorer:
     return CallableScorer(score, version="v")
 
 
-class FakeRay:
-    """What `score_blocks` uses of Ray, at once and in this process."""
-
-    def __init__(self) -> None:
-        self.actors = 0
-
-    def remote(self, cls: type) -> Any:
-        def make(*arguments: Any) -> Any:
-            self.actors += 1
-            worker = cls(*arguments)
-            score = types.SimpleNamespace(remote=lambda pairs: _Answer(worker.score(pairs)))
-            return types.SimpleNamespace(score=score)
-
-        return types.SimpleNamespace(remote=make)
-
-    def wait(self, answers: list[Any]) -> tuple[list[Any], list[Any]]:
-        return answers[-1:], answers[:-1]
-
-    def get(self, answer: Any) -> Any:
-        return answer.value
-
-
-class _Answer:
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-@pytest.mark.parametrize("executor", ["processes", "ray"])
-def test_blocks_give_the_scores_of_one_process_and_buy_only_what_is_missing(
-    executor: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "ray", FakeRay())
+@pytest.mark.parametrize("executor", [InProcess(), ProcessExecutor(2)])
+def test_blocks_give_the_scores_of_one_process_and_buy_only_what_is_missing(executor: Executor) -> None:
     queries = ["a", "bb", "ccc"]
     with ScoreJournal(None, version="v") as journal:
         journal.append(journal.query_numbers(["bb"]), journal.item_numbers(ITEMS[3:4]), np.array([123.0]))
         sizes: list[int] = []
         stats = score_blocks(
-            queries, ITEMS, make_scorer, journal, workers=2, executor=executor, block_size=25, on_block=sizes.append
+            queries, ITEMS, make_scorer, journal, executor=executor, block_size=25, on_block=sizes.append
         )
         assert stats.scored == 179 and sorted(sizes) == [9, 10, 10] + [25] * 6
         for query in queries:
@@ -91,11 +60,11 @@ def test_blocks_give_the_scores_of_one_process_and_buy_only_what_is_missing(
             np.testing.assert_array_equal(found, exact)
 
 
-def test_an_error_in_a_worker_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_worker_arrives() -> None:
     journal = ScoreJournal(None, version="v")
     with pytest.raises(ScorerError, match="no model here"):
-        score_blocks(["a"], ITEMS, make_broken_scorer, journal, workers=1)
-    with pytest.raises(ValueError, match="executor"):
+        score_blocks(["a"], ITEMS, make_broken_scorer, journal)
+    with pytest.raises(TypeError, match="executor: an Executor"):
         score_blocks(["a"], ITEMS, make_scorer, journal, executor="threads")  # type: ignore[arg-type]
 
 

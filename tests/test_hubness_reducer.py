@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from real_vectors import real_pairs
+from simtile.executors import Executor
 from simtile.hubness import (
     METHODS,
     HubnessReducer,
@@ -288,16 +289,17 @@ def test_executors_give_the_same_bits(vectors: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(_search, "QUERY_BLOCK", 40)
     gallery, queries, bank, _ = vectors
 
-    def elsewhere(function: Any, jobs: Any) -> list[Any]:
+    class Elsewhere(Executor):
         """Out of order, and through pickle as in another process."""
-        found = {
-            i: pickle.loads(pickle.dumps(function))(*pickle.loads(pickle.dumps(job))) for i, job in enumerate(jobs)
-        }
-        return [found[i] for i in range(len(jobs))]
+
+        def stream(self, function: Any, blocks: Any, *, setup: Any = None) -> Any:
+            worker = pickle.loads(pickle.dumps(setup))()
+            for number, block in reversed(list(enumerate(blocks))):
+                yield number, pickle.loads(pickle.dumps(function))(worker, *pickle.loads(pickle.dumps(block)))
 
     for method in ("csls", "dynamic_inverted_softmax", "globally_corrected"):
         one = HubnessReducer(method).fit(gallery, query_bank=bank).search(queries, K)
-        other = HubnessReducer(method, executor=elsewhere).fit(gallery, query_bank=bank).search(queries, K)
+        other = HubnessReducer(method, executor=Elsewhere()).fit(gallery, query_bank=bank).search(queries, K)
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
 

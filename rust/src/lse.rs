@@ -6,7 +6,7 @@ use crate::logsum::{ColumnSums, LogSum, reduce};
 use crate::pairs::{LEFT_OUT, PairArgs, Pairs};
 use crate::prefixes::Prefixes;
 use crate::simd::{Isa, Kernel, Simd, tile_shape};
-use crate::stop::filled;
+use crate::stop::{checkpoint, filled};
 use crate::strip::{STRIP, Scoring, Stash, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix};
@@ -94,6 +94,7 @@ impl<E: Elem> Unit<'_, E> {
         // SAFETY: the unit's pointers cover its rows and columns, for each prefix.
         unsafe {
             for i0 in (self.rows.0..self.rows.1).step_by(ROWS) {
+                checkpoint();
                 let i1 = self.rows.1.min(i0 + ROWS);
                 scoring.pack(&self.x, i0, i1, MR, panels);
                 for j0 in (self.columns.0..self.columns.1).step_by(STRIP) {

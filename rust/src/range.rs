@@ -75,11 +75,12 @@ impl ExactStore {
         }
         let sign = if squared { -1.0 } else { 1.0 };
         let entries = || rows.iter().flatten();
-        Ok(Ragged {
-            indptr,
-            scores: entries().map(|e| sign * e.0).collect(),
-            ids: entries().map(|e| i64::from(e.1)).collect(),
-        })
+        let found = rows.iter().map(Vec::len).sum();
+        let (mut scores, mut ids) = (filled(0.0, found), filled(0, found));
+        for ((score, id), entry) in scores.iter_mut().zip(&mut ids).zip(entries()) {
+            (*score, *id) = (sign * entry.0, i64::from(entry.1));
+        }
+        Ok(Ragged { indptr, scores, ids })
     }
 }
 

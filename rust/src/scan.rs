@@ -7,7 +7,7 @@
 use crate::buffer::Buffer;
 use crate::select::{Candidate, Exact, Selector};
 use crate::simd::{Kernel, NV, Simd};
-use crate::stop::checkpoint;
+use crate::stop::{checkpoint, memory_left};
 use crate::tile::{Acc, Bf16, Elem, Matrix, pack_panels, tile};
 
 /// Columns of a packed panel, for every instruction set (narrower tiles read a part of it), so that a prepared store fits them all.
@@ -240,6 +240,7 @@ impl<E: Product> Kernel for Scan<'_, E> {
             for part in (from..to).step_by(resident) {
                 checkpoint();
                 for (p, i) in (0..m).step_by(MR).enumerate() {
+                    memory_left();
                     let rows = MR.min(m - i);
                     let a = panels.add(p * MR * k);
                     let queries = &self.queries[i..][..rows];

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub enum Stopped {
     /// The question of [`watched`] was answered with yes.
     Unwanted,
-    /// So many bytes were not to be had.
+    /// So many bytes were not to be had; 0: not known which.
     Memory(usize),
     /// So many threads were not to be had.
     Threads(usize),
@@ -33,6 +33,17 @@ impl Stopped {
 
 /// Between two questions: what waits for an answer does not notice it, and asking, which may have to wait for Python's lock, is rare.
 pub(crate) const PERIOD: Duration = Duration::from_millis(50);
+
+/// Set by an allocator that has just given out the last it had; where there is none, never.
+pub(crate) static EXHAUSTED: AtomicBool = AtomicBool::new(false);
+
+/// Leave with [`Stopped::Memory`] if the last memory was given out: between steps that may make many small vectors.
+#[inline(always)]
+pub fn memory_left() {
+    if EXHAUSTED.load(Ordering::Relaxed) {
+        Stopped::Memory(0).leave()
+    }
+}
 
 /// What a thread looks at between blocks.
 enum Watch {
@@ -72,6 +83,7 @@ pub(crate) fn following<T>(stopped: Arc<AtomicBool>, work: impl FnOnce() -> T) -
 /// # Panics
 /// Never; it unwinds with [`Stopped`] when the work is to be left.
 pub fn checkpoint() {
+    memory_left();
     // The question may lead to another computation on this thread: it is asked when nothing is borrowed.
     let due = WATCH.with_borrow_mut(|watch| match watch {
         None => None,

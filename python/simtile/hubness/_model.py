@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from simtile.executors import InProcess
 from simtile.hubness._bank import BankRows
 from simtile.hubness._gated import GatedIndex
 from simtile.hubness._methods import GATED, SOFT, Bank, Correction, Settings, correction
@@ -48,7 +49,7 @@ class Model:
 
     def __getstate__(self) -> dict[str, Any]:
         """What another process needs: the index is made again there, and the executor stays."""
-        return {**vars(self), "how": replace(self.how, executor=None), "_made": {}}
+        return {**vars(self), "how": replace(self.how, executor=InProcess()), "_made": {}}
 
     def need(self, bank: Bank) -> Need:
         """What a pass over this bank collects."""

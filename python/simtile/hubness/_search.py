@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simtile.executors import InProcess
 from simtile.hubness import _compat, _pairwise
 from simtile.hubness._methods import BANKLESS, GATED, PAIRWISE
 from simtile.hubness._model import Model
@@ -20,12 +23,28 @@ def shared_out(
     model: Model, rows: Rows, k: int, allowed: NDArray[np.bool_] | None, *, compat: str | None, num_threads: int
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """:func:`search` by the executor of the fit, except where a query's scores depend on the other queries."""
-    executor, how = model.how.executor, (compat, num_threads)
-    if executor is None or model.settings.method in BANKLESS or not len(rows):
-        return search(model, rows, k, allowed, *how)
-    jobs = [(model, rows[i : i + QUERY_BLOCK], k, allowed, *how) for i in range(0, len(rows), QUERY_BLOCK)]
-    scores, ids = zip(*executor(search, jobs), strict=True)
+    executor = model.how.executor
+    asked = functools.partial(Asked, model, k, allowed, compat, num_threads)
+    if isinstance(executor, InProcess) or model.settings.method in BANKLESS or not len(rows):
+        return asked().search(rows)
+    parts = ((rows[i : i + QUERY_BLOCK],) for i in range(0, len(rows), QUERY_BLOCK))
+    found = executor.in_order(Asked.search, parts, setup=asked)
+    scores, ids = zip(*found, strict=True)
     return np.concatenate(scores), np.concatenate(ids)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for each query: what each worker holds."""
+
+    model: Model
+    k: int
+    allowed: NDArray[np.bool_] | None
+    compat: str | None
+    num_threads: int
+
+    def search(self, rows: Rows) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        return search(self.model, rows, self.k, self.allowed, self.compat, self.num_threads)
 
 
 def search(

@@ -1,14 +1,14 @@
 """What a bank says of a gallery, in one pass, such that parts of the bank and parts of the gallery can be put together.
 
 Blocks of the bank have a fixed size and are merged in their order, so that the bits depend neither on the number of
-threads nor on which process computed which block (:mod:`simtile.hubness.executors`).
+threads nor on which process computed which block (:mod:`simtile.executors`).
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from simtile import _core
 from simtile._sinkhorn import column_potential
+from simtile.executors import Executor, InProcess
 from simtile.kernels.reference import Stats, TopK, merge_stats, merge_topk
 from simtile.search import ExactIndex
 
 Rows: TypeAlias = NDArray[np.float32]
 Metric: TypeAlias = Literal["cosine", "ip"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
-Executor: TypeAlias = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
-"""(function, tuples of arguments) -> results, in order."""
 
 BANK_BLOCK = 9216
 """Rows that the engine packs at a time."""
@@ -38,11 +37,7 @@ class How:
     metric: Metric
     precision: Precision = "float32"
     num_threads: int = 1
-    executor: Executor | None = None
-
-    def map(self, function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """One after another (each uses all threads), or as the executor likes."""
-        return [function(*job) for job in jobs] if self.executor is None else self.executor(function, jobs)
+    executor: Executor = field(default_factory=InProcess)
 
 
 @dataclass(frozen=True)
@@ -89,25 +84,33 @@ def _operand(rows: Rows, precision: Precision) -> NDArray[Any]:
     return bfloat16_bits(rows) if precision == "bfloat16" else np.ascontiguousarray(rows)
 
 
-def block_stats(
-    bank: Rows, gallery: Rows, betas: tuple[float, ...], depth: int, how: tuple[Metric, Precision, int]
-) -> Stats:
-    """Statistics of one block of a bank for the whole gallery."""
-    metric, precision, threads = how
-    left, center = prepare(bank, metric), None
-    if precision == "bfloat16":
-        # All scores of an item share <mean, g>, which is left out of what is rounded.
-        center = left.mean(axis=0, dtype=np.float64)
-        left = (left - center).astype(np.float32)
-    parts = []
-    for j in range(0, max(len(gallery), 1), GALLERY_BLOCK):
-        right = prepare(gallery[j : j + GALLERY_BLOCK], metric)
-        x, y = (_operand(rows, precision) for rows in (left, right))
-        lse, mean, var, top = _core.pair_stats(x, y, betas, depth, num_threads=threads)
-        shift = np.zeros(len(right)) if center is None else right @ center
-        parts.append((lse + np.multiply.outer(betas, shift), mean + shift, var, top + shift))
-    lse, mean, var, top = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-    return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top.astype(np.float64))
+@dataclass(frozen=True)
+class Items:
+    """A gallery, and what is wanted of a bank for it: what each worker holds."""
+
+    gallery: Rows
+    need: Need
+    metric: Metric
+    precision: Precision
+    num_threads: int
+
+    def stats(self, bank: Rows) -> Stats:
+        """Statistics of one block of a bank for the whole gallery."""
+        betas, depth = self.need.betas, self.need.depth
+        left, center = prepare(bank, self.metric), None
+        if self.precision == "bfloat16":
+            # All scores of an item share <mean, g>, which is left out of what is rounded.
+            center = left.mean(axis=0, dtype=np.float64)
+            left = (left - center).astype(np.float32)
+        parts = []
+        for j in range(0, max(len(self.gallery), 1), GALLERY_BLOCK):
+            right = prepare(self.gallery[j : j + GALLERY_BLOCK], self.metric)
+            x, y = (_operand(rows, self.precision) for rows in (left, right))
+            lse, mean, var, top = _core.pair_stats(x, y, betas, depth, num_threads=self.num_threads)
+            shift = np.zeros(len(right)) if center is None else right @ center
+            parts.append((lse + np.multiply.outer(betas, shift), mean + shift, var, top + shift))
+        lse, mean, var, top = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
+        return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top.astype(np.float64))
 
 
 def blocks(bank: Iterable[Rows]) -> list[Rows]:
@@ -118,8 +121,8 @@ def blocks(bank: Iterable[Rows]) -> list[Rows]:
 def summarise(bank: Sequence[Rows], gallery: Rows, need: Need, how: How) -> Summary:
     """One pass over the bank (given in parts), and one more where lists of neighbours or activations are wanted."""
     parts = blocks(bank)
-    arguments = (need.betas, need.depth, (how.metric, how.precision, how.num_threads))
-    stats = functools.reduce(merge_stats, how.map(block_stats, [(part, gallery, *arguments) for part in parts]))
+    items = functools.partial(Items, gallery, need, how.metric, how.precision, how.num_threads)
+    stats = functools.reduce(merge_stats, how.executor.in_order(Items.stats, ((part,) for part in parts), setup=items))
     activation = neighbours = None
     if need.activation_k:
         index = ExactIndex(gallery, metric=how.metric)

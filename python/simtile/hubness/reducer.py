@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simtile.executors import Executor
+from simtile.executors._base import as_executor
 from simtile.hubness._candidates import rerank
 from simtile.hubness._checks import (
     NotFittedError,
@@ -24,7 +26,7 @@ from simtile.hubness._files import load, save
 from simtile.hubness._methods import GATED, PAIRWISE, PAPER_DEFAULTS, Method, Settings
 from simtile.hubness._model import Model
 from simtile.hubness._search import shared_out
-from simtile.hubness._summary import Executor, How, Metric, Precision, prepare
+from simtile.hubness._summary import How, Metric, Precision, prepare
 from simtile.hubness._tune import Objective, tune
 from simtile.search._arrays import as_mask, like, thread_count
 
@@ -50,7 +52,8 @@ class HubnessReducer:
         with them)
     bank_folder : path      where the bank is kept; None: as references to the arrays given
     num_threads : int or None      None: all processors this process may use
-    executor : callable      how blocks of the bank and of queries are shared out, see :mod:`simtile.hubness.executors`
+    executor : Executor or None      where blocks of the bank and of queries are computed (:mod:`simtile.executors`);
+        None: in this process
 
     Notes
     -----
@@ -156,7 +159,7 @@ class HubnessReducer:
                 raise ValueError(f"{bank}_bank: at least {settings.least_bank} rows, got {len(banks[bank])}")
         model = Model(
             settings,
-            How(self.metric, self.precision, thread_count(self.num_threads), self.executor),
+            How(self.metric, self.precision, thread_count(self.num_threads), as_executor(self.executor)),
             items,
             betas=further_betas(settings, betas),
             bank_folder=None if self.bank_folder is None else Path(self.bank_folder),

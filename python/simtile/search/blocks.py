@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import mmap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from simtile.executors._base import as_executor
 from simtile.search._arrays import as_count, as_matrix, like, thread_count
 from simtile.search.exact import ExactIndex
 
@@ -13,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from simtile.executors import Executor
     from simtile.search._state import Metric
 
     Array = TypeVar("Array", NDArray[Any], Tensor)
@@ -29,6 +34,7 @@ def search_blocks(
     metric: Metric = "ip",
     block_rows: int | None = None,
     num_threads: int | None = None,
+    executor: Executor | None = None,
 ) -> tuple[Array, Array]:
     """The k best of ``vectors`` for each query, a block of rows in memory at a time.
 
@@ -40,11 +46,14 @@ def search_blocks(
     k : int      beyond N, results are padded
     metric      as in :class:`ExactIndex`
     block_rows : int or None      rows read at a time; None: 64 MiB of float32
-    num_threads : int or None      None: all processors this process may use
+    num_threads : int or None      None: all processors this process may use; of each worker, where there are several
+    executor : Executor or None      where blocks are searched (:mod:`simtile.executors`); None: in this process.
+        Workers read a ``numpy.memmap`` by themselves, from the same path; anything else is sent to each of them whole
 
     Returns
     -------
-    (scores, ids)      the bits of ``ExactIndex(vectors, metric=metric).search(queries, k)``, for any ``block_rows``
+    (scores, ids)      the bits of ``ExactIndex(vectors, metric=metric).search(queries, k)``, for any ``block_rows`` and
+        any executor
 
     Raises
     ------
@@ -72,12 +81,13 @@ def search_blocks(
     )
     if step == 0:
         raise ValueError("block_rows: at least 1, got 0")
+    where = as_executor(executor)
     worst = np.inf if metric == "l2" else -np.inf
     scores, ids = np.full((len(rows), k), worst), np.full((len(rows), k), -1, np.int64)
-    for start in range(0, max(n, 1), step):  # an empty set is checked, too
-        index = ExactIndex(_loaded(vectors[start : start + step]), metric=metric)
-        block_scores, block_ids = index.search_f64(rows, k, num_threads=threads)
-        block_ids = np.where(block_ids < 0, -1, block_ids + start)
+    blocks = ((start, min(start + step, n)) for start in range(0, max(n, 1), step))  # an empty set is checked, too
+    source = _Mapped.of(vectors) if isinstance(vectors, np.memmap) else vectors
+    search = functools.partial(_Search, source, rows, k, metric, threads)
+    for block_scores, block_ids in where.in_order(_Search.block, blocks, setup=search):
         scores, ids = np.hstack([scores, block_scores]), np.hstack([ids, block_ids])
         best = np.lexsort((ids, scores if metric == "l2" else -scores), axis=1)[:, :k]
         scores, ids = np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
@@ -87,6 +97,42 @@ def search_blocks(
     return like(queries, found[0]), like(queries, found[1])
 
 
-def _loaded(block: Any) -> Any:
-    """A mapped block as an array in memory: it is read once, from its start to its end."""
-    return np.array(block) if isinstance(block, np.memmap) else block
+@dataclass(frozen=True)
+class _Search:
+    """What each worker holds."""
+
+    vectors: Any
+    rows: NDArray[np.float32]
+    k: int
+    metric: Metric
+    threads: int
+
+    def block(self, start: int, end: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Scores in float64 and ids of the best of vectors ``start`` to ``end``."""
+        index = ExactIndex(self.vectors[start:end], metric=self.metric)
+        scores, ids = index.search_f64(self.rows, self.k, num_threads=self.threads)
+        return scores, np.where(ids < 0, -1, ids + start)
+
+
+@dataclass(frozen=True)
+class _Mapped:
+    """Rows of a mapped file, mapped again for each block; pickled, it is a path."""
+
+    path: Any
+    dtype: np.dtype[Any]
+    offset: int
+    columns: int
+
+    @classmethod
+    def of(cls, vectors: np.memmap[Any, Any]) -> Any:
+        """``vectors`` themselves where they are not whole rows of a file, one after another."""
+        whole = vectors.flags.c_contiguous and vectors.filename is not None and isinstance(vectors.base, mmap.mmap)
+        return cls(vectors.filename, vectors.dtype, vectors.offset, vectors.shape[1]) if whole else vectors
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """A copy in memory: a block is read once, from its start to its end."""
+        offset = self.offset + rows.start * self.columns * self.dtype.itemsize
+        shape = (rows.stop - rows.start, self.columns)
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        return np.array(np.memmap(self.path, self.dtype, "r", offset, shape))

@@ -236,10 +236,15 @@ pub(super) fn run_whole<T: Send>(
     py: Python<'_>,
     work: impl FnOnce() -> Result<T, ArgumentError> + Send,
 ) -> PyResult<T> {
-    match py.detach(|| catch_unwind(AssertUnwindSafe(work))) {
+    let started = || {
+        super::reserve::fill().unwrap_or_else(|stopped| stopped.leave());
+        work()
+    };
+    match py.detach(|| catch_unwind(AssertUnwindSafe(started))) {
         Ok(done) => done.map_err(PyErr::from),
         Err(reason) => Err(match reason.downcast_ref() {
             Some(Stopped::Unwanted) => PyErr::take(py).unwrap_or_else(|| PyKeyboardInterrupt::new_err(())),
+            Some(Stopped::Memory(0)) => PyMemoryError::new_err("out of memory"),
             Some(Stopped::Memory(bytes)) => PyMemoryError::new_err(format!("no memory for {bytes} bytes")),
             Some(Stopped::Threads(wanted)) => {
                 PyRuntimeError::new_err(format!("num_threads: the system does not give {wanted} threads"))

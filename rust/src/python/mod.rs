@@ -6,6 +6,7 @@ mod gradients;
 mod graph;
 mod nested;
 mod reductions;
+mod reserve;
 mod search;
 
 use crate::simd::Isa;

@@ -1,6 +1,6 @@
 //! Selections and statistics.
 
-use super::arguments::{AnyMatrix, Common, Raw, Row, Stored, by_type, choice, matrix, run, same_columns, slice};
+use super::arguments::{AnyMatrix, Common, Raw, Row, Stored, by_type, choice, matrix, run, same_columns, slice, zeros};
 use super::graph::file_error;
 use crate::error::ArgumentError;
 use crate::exact::Metric;
@@ -133,8 +133,10 @@ pub(super) fn floats<'a>(name: &str, array: &'a PyReadonlyArray2<'_, f32>) -> Py
 
 type SearchResult<'py> = (Bound<'py, PyArray2<f32>>, Bound<'py, PyArray2<i64>>, usize);
 
-fn as_f32(scores: &[f64]) -> Vec<f32> {
-    scores.iter().map(|s| *s as f32).collect()
+fn as_f32(py: Python<'_>, scores: &[f64]) -> PyResult<Vec<f32>> {
+    let mut out = zeros::<f32>(py, scores.len())?;
+    out.iter_mut().zip(scores).for_each(|(to, s)| *to = *s as f32);
+    Ok(out)
 }
 
 type DoubleResult<'py> = (Bound<'py, PyArray2<f64>>, Bound<'py, PyArray2<i64>>);
@@ -207,7 +209,7 @@ impl ExactStore {
         let found = run(py, || self.store.search(queries, k, filter, csr, threads, isa))?;
         let shape = [queries.rows, k];
         Ok((
-            as_f32(&found.scores).into_pyarray(py).reshape(shape)?,
+            as_f32(py, &found.scores)?.into_pyarray(py).reshape(shape)?,
             found.ids.into_pyarray(py).reshape(shape)?,
             found.computed,
         ))
@@ -290,7 +292,7 @@ impl ExactStore {
         let found = run(py, || self.store.neighbours(k, threads, isa))?;
         let shape = [self.store.rows(), k];
         Ok((
-            as_f32(&found.scores).into_pyarray(py).reshape(shape)?,
+            as_f32(py, &found.scores)?.into_pyarray(py).reshape(shape)?,
             found.ids.into_pyarray(py).reshape(shape)?,
             found.computed,
         ))
@@ -311,6 +313,6 @@ impl ExactStore {
         let queries = self.queries(&queries)?;
         let filter = slice("filter", &filter)?;
         let found = run(py, || self.store.within(queries, bound, filter, threads, isa))?;
-        Ok((found.indptr.into_pyarray(py), as_f32(&found.scores).into_pyarray(py), found.ids.into_pyarray(py)))
+        Ok((found.indptr.into_pyarray(py), as_f32(py, &found.scores)?.into_pyarray(py), found.ids.into_pyarray(py)))
     }
 }

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+import faulty
 from distributed_cases import start
+from simtile.executors import TorchrunExecutor
 from simtile.hubness import HubnessReducer, _search, _summary
-from simtile.hubness.executors import TorchrunExecutor
+from simtile.search import search_blocks
 
 METHODS = ("inverted_softmax", "csls", "dynamic_inverted_softmax")
 
@@ -21,12 +27,15 @@ def search(executor: TorchrunExecutor | None) -> dict[str, NDArray[np.float32]]:
     gallery, bank, queries = (rng.standard_normal((n, 12), dtype=np.float32) for n in (120, 100, 50))
     found = {}
     for method in METHODS:
-        reducer = HubnessReducer(method, executor=executor, num_threads=1)  # type: ignore[arg-type]
+        reducer = HubnessReducer(method, executor=executor, num_threads=1)
         found[method] = reducer.fit(gallery, query_bank=bank).search(queries, 5)[0]
+    found["search_blocks"] = search_blocks(gallery, queries, 5, block_rows=30, num_threads=1, executor=executor)[0]
     return found
 
 
 def on_rank(rank: int, W: int, folder: Path) -> None:
+    with pytest.raises(KeyError, match="three"):  # on all ranks, whoever has block 3
+        list(TorchrunExecutor().stream(faulty.refuses, [(folder, n) for n in range(5)]))
     np.savez(folder / f"{rank}.npz", **search(TorchrunExecutor()))
 
 
@@ -37,5 +46,18 @@ def test_two_ranks_equal_one_process(tmp_path: Path, monkeypatch) -> None:
     one = search(None)
     for rank in range(2):
         with np.load(tmp_path / f"{rank}.npz") as found:
-            for method in METHODS:
+            for method in (*METHODS, "search_blocks"):
                 np.testing.assert_array_equal(found[method], one[method])
+
+
+def test_torchrun_begins_again_when_a_rank_is_killed(tmp_path: Path) -> None:
+    tests = Path(__file__).parent
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--standalone"]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tests / "torchrun_job.py"), str(tmp_path)], check=True, env=environment, timeout=300)
+    vectors = np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32)
+    scores, ids = search_blocks(vectors, vectors[:9], 4, block_rows=20)
+    for rank in range(2):
+        with np.load(tmp_path / f"{rank}.npz") as found:
+            np.testing.assert_array_equal(found["scores"], scores)
+            np.testing.assert_array_equal(found["ids"], ids)

@@ -8,7 +8,7 @@ RUST := $(shell find rust -path rust/target -prune -o \( -name '*.rs' -o -name '
 CARGO := cargo
 MANIFEST := --manifest-path rust/Cargo.toml
 
-.PHONY: demo test test-rust test-python test-kernels test-neon lint bench docs screenshots package-test kernels kernels-all build format clean
+.PHONY: demo test fuzz test-rust test-python test-kernels test-neon lint bench docs screenshots package-test kernels kernels-all build format clean
 .DEFAULT_GOAL := build
 
 demo: build
@@ -39,6 +39,12 @@ test-neon:
 # Triton's interpreter is switched on before the first import of triton, hence a process of its own.
 test-kernels: build
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/kernels
+
+# What docs/faults.md lists, for longer: some 10 minutes on two cores, with Ray where it is installed. The last lines compile the
+# engine for a Python without the GIL, against a description of one.
+fuzz: build
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/fuzz
+	PYO3_CONFIG_FILE=$(abspath rust/free_threaded.txt) $(CARGO) check --features python --target-dir rust/target/free-threaded $(MANIFEST)
 
 lint: build
 	$(BIN)/ruff check

@@ -44,9 +44,9 @@ CALLS: dict[str, Any] = {
     "blocks": lambda: search_blocks(x, x, 20),
     "lse": lambda: _core.pair_lse(x, x, 1.0, want_column=True, want_stash=True, num_threads=2),
     "grad": lambda: _core.pair_grad(x, x, 1.0, row_lse=ones, row_grad=ones, num_threads=2),
-    "stats": lambda: _core.pair_stats(x, x, [1.0], 10, num_threads=2),
-    "topk": lambda: _core.pair_topk(x, x, 300, num_threads=2),
-    "rank": lambda: _core.pair_rank(x, x, 1.0, num_threads=2),
+    "stats": lambda: _core.pair_stats(x, x, [1.0], 10),
+    "topk": lambda: _core.pair_topk(x, x, 300),
+    "rank": lambda: _core.pair_rank(x, x, 1.0),
     "threads": lambda: index.search(x[:5000], 5, num_threads=500),
 }
 

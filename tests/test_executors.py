@@ -1,13 +1,12 @@
-"""Executors: the bits of one process, whoever computes the blocks, and whoever of them is killed."""
+"""Executors: the bits of one process, whoever computes the blocks, and whoever of them is killed.
+
+tests/fuzz has the same tests on Ray.
+"""
 
 from __future__ import annotations
 
 import functools
-import gc
 import itertools
-import os
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,19 +22,9 @@ from simtile.hubness import HubnessReducer, _search, _summary
 from simtile.search import ExactIndex, search_blocks
 
 
-@pytest.fixture(scope="module", params=["processes", "ray"])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
-    if request.param == "processes":
-        yield ProcessExecutor(2, retries=1)
-        return
-    ray = pytest.importorskip("ray")
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # workers import what this process can
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield RayExecutor(2, retries=1, num_cpus=1)
-    ray.shutdown()
-    with warnings.catch_warnings():  # of processes that Ray started and does not wait for
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+@pytest.fixture(scope="module")
+def executor() -> Executor:
+    return ProcessExecutor(2, retries=1)
 
 
 def test_results_come_in_the_order_of_the_blocks(executor: Executor) -> None:

@@ -21,7 +21,7 @@ class TorchrunExecutor(Executor):
     -----
     What a rank raises is raised on all. When a rank is killed the others raise torch's error, and ``torchrun
     --max-restarts N`` begins the job again, at most N times: what is to be kept over a restart the job has to write
-    down, as a journal of scores does.
+    down, as a journal of scores does. (With gloo and torch 2.13 that needs ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1``.)
     """
 
     def __init__(self, group: Any = None) -> None:

@@ -1,8 +1,14 @@
-"""Fitted reducers as safetensors files: arrays, and the parameters as JSON in the header. Never pickle."""
+"""Fitted reducers as safetensors files: arrays, and the parameters as JSON in the header. Never pickle.
+
+The header holds the CRC-32 of every array and, beside it, its own. A file takes the place of an older one when it is
+complete.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -47,7 +53,19 @@ def save(model: Model, params: dict[str, Any], path: Path) -> None:
             if lists is not None:
                 arrays |= {f"{bank}.{name}.scores": lists.scores, f"{bank}.{name}.ids": lists.ids}
     # safetensors writes the memory of an array, whatever its strides.
-    save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, path, {"simtile": json.dumps(header)})
+    arrays = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    header["crc32"] = {name: _crc32(a) for name, a in arrays.items()}
+    text = json.dumps(header)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        save_file(arrays, unfinished, {"simtile": text, "crc32": str(zlib.crc32(text.encode()))})
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _crc32(array: NDArray[Any]) -> int:
+    return zlib.crc32(array.reshape(-1).view(np.uint8))
 
 
 def load(path: Path) -> tuple[dict[str, Any], Model]:
@@ -58,12 +76,18 @@ def load(path: Path) -> tuple[dict[str, Any], Model]:
         raise missing_extra(error) from None
     try:
         with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("simtile", "{}"))
+            metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except SafetensorError as error:
         raise ValueError(f"path: a file that save() wrote, {path} is no safetensors file ({error})") from None
+    text = metadata.get("simtile", "")
+    if metadata.get("crc32") != str(zlib.crc32(text.encode())):
+        raise ValueError(f"path: a file that save() wrote ({FORMAT}), {path} is another or damaged")
+    header = json.loads(text)
     if header.get("format") != FORMAT:
         raise ValueError(f"path: a file that save() wrote ({FORMAT}), got {header.get('format')!r} in {path}")
+    if header["crc32"] != {name: _crc32(array) for name, array in arrays.items()}:
+        raise ValueError(f"path: a file that save() wrote, {path} is damaged")
     params = header["params"]
     model = Model(
         Settings(**header["settings"]),

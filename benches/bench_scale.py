@@ -2,9 +2,9 @@
 
     python benches/bench_scale.py            writes benches/results/scale.json
 
-Three jobs, each timed in one process, with one worker process and with two, interleaved, medians of the rounds: all-pairs
-search in a mapped file, statistics of a bank, and a block that only travels. The results of all are compared bit for
-bit before anything is timed. A worker has one thread.
+Each job is timed in one process, with one worker process and with two, interleaved, medians of the rounds: all-pairs
+search in a mapped file, statistics of a bank, blocks that only travel, workers that only start. The results of all are
+compared bit for bit before anything is timed. A worker has one thread.
 """
 
 from __future__ import annotations

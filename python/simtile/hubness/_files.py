@@ -65,7 +65,7 @@ def save(model: Model, params: dict[str, Any], path: Path) -> None:
 
 
 def _crc32(array: NDArray[Any]) -> int:
-    return zlib.crc32(array.reshape(-1).view(np.uint8))
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data)
 
 
 def load(path: Path) -> tuple[dict[str, Any], Model]:

@@ -74,16 +74,7 @@ def damage(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-# Known fault: see "What is not covered" of docs/faults.md.
-LOSES_ITS_SCORES = pytest.mark.xfail(
-    reason="a folder whose journal lost all its scores is loaded, and fails at a search"
-)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=LOSES_ITS_SCORES) if kind == "cross-encoder index" else kind for kind in KINDS],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_refused_or_without_effect(kind: str, tmp_path: Path) -> None:
     write, read = KINDS[kind]
     whole = tmp_path / "whole"
@@ -109,7 +100,7 @@ def test_damage_is_refused_or_without_effect(kind: str, tmp_path: Path) -> None:
                 assert np.array_equal(found, wanted, equal_nan=True) or np.isnan(found).sum() > np.isnan(wanted).sum()
                 known = ~np.isnan(found)
                 assert np.array_equal(found[known], wanted[known])
-            elif kind != "cross-encoder index":
+            else:
                 for ours, expected in zip(found, wanted, strict=True):
                     np.testing.assert_array_equal(ours, expected)
     assert refused > ROUNDS // 10

@@ -1,8 +1,13 @@
-"""An index as a folder: ``index.json`` (items, queries, settings), ``arrays.safetensors``, ``scores.journal``."""
+"""An index as a folder: ``index.json`` (items, queries, settings), ``arrays.safetensors``, ``scores.journal``.
+
+Each has checksums of its own. A journal that ends early is what a crash leaves, and none of its own business: how many
+scores it must hold is in ``index.json``.
+"""
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ import numpy as np
 
 from simtile.cur.arrays_file import read_arrays, write_arrays
 from simtile.cur.buying import Shop
+from simtile.cur.errors import JournalError
 from simtile.cur.item_matrix import dequantized, quantized
 from simtile.cur.journal import ScoreJournal
 from simtile.cur.knowledge import Knowledge
@@ -21,7 +27,7 @@ from simtile.cur.scorers import Scorer
 
 __all__ = ["load", "save"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, queries: Sequence[Any]) -> None:
@@ -39,9 +45,10 @@ def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, que
         "choices": [[*key, vars(choice)] for key, choice in knowledge.choices.items()],
         "items": shop.items,
         "queries": list(queries),
+        "scores": len(shop.journal),
     }
     try:
-        text = json.dumps(description)
+        text = _sealed(description)
     except TypeError as error:
         raise TypeError(f"items, queries: JSON values, to be saved; {error}") from error
     arrays: dict[str, Any] = {"allowed": retrieval.allowed, "mean": learned.mean, "query_mean": learned.query_mean}
@@ -60,15 +67,15 @@ def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, que
         shop.journal.copy_to(unfinished)
         unfinished.replace(journal)
     write_arrays(path / "arrays.safetensors", arrays)
-    (path / "index.json").write_text(text)
+    unfinished = path / "index.json.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path / "index.json")
 
 
 def load(
     path: Path, scorer: Scorer, function: RetrieverFunction | None
 ) -> tuple[Shop, Retrieval, Knowledge, list[Any]]:
-    description = json.loads((path / "index.json").read_text())
-    if description["format"] != FORMAT:
-        raise ValueError(f"{path}: format {FORMAT}, got {description['format']}")
+    description = _opened(path / "index.json")
     if description["scorer"] != scorer.version:
         raise ValueError(
             f"scorer: version {description['scorer']!r}, as the index was built with, got {scorer.version!r}"
@@ -90,13 +97,34 @@ def load(
         query_mean=arrays["query_mean"],
         **{name: description[name] for name in names},
     )
-    shop = Shop(scorer, ScoreJournal.read(path / "scores.journal", version=scorer.version), items)
+    journal = ScoreJournal.read(path / "scores.journal", version=scorer.version)
+    if len(journal) < description["scores"]:
+        raise JournalError(f"{path}: cut short: {len(journal)} of the {description['scores']} scores it was saved with")
+    shop = Shop(scorer, journal, items)
     numbers = shop.journal.query_numbers(description["queries"])
     choices = {
         (k, budget, rounds, centred): Choice(**chosen) for k, budget, rounds, centred, chosen in description["choices"]
     }
     knowledge.restore(shop.rows_of(numbers), learned, choices)
     return shop, retrieval, knowledge, description["queries"]
+
+
+def _sealed(description: dict[str, Any]) -> str:
+    """JSON that holds the checksum of all of it but that."""
+    return json.dumps({**description, "checksum": zlib.crc32(json.dumps(description).encode())})
+
+
+def _opened(path: Path) -> dict[str, Any]:
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        found, checksum = description["format"], description.pop("checksum", None)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise JournalError(f"{path}: not the description of an index, or damaged: {error}") from None
+    if found != FORMAT:
+        raise ValueError(f"{path}: format {FORMAT}, got {found}")
+    if checksum != zlib.crc32(json.dumps(description).encode()):
+        raise JournalError(f"{path}: damaged: its checksum differs")
+    return dict(description)
 
 
 def _vectors(arrays: dict[str, Any], name: str) -> Any:

@@ -29,8 +29,8 @@ from simtile.hubness import HubnessReducer
 from simtile.search import search_blocks
 
 RESULTS = Path(__file__).parent / "results" / "scale.json"
-N, M, D, K = 60_000, 4096, 256, 10
-BANK = 4 * 9216
+N, M, D, K = 60_000, 24_576, 256, 10
+BANK = 16 * 9216
 ROUNDS = 3
 EMPTY = np.zeros((0, 1), np.float32)
 

@@ -2,7 +2,7 @@
 
     python docs/tables.py          write them into README.md and docs/*.md, between their markers
 
-    <!-- table NAME -->            the block of the function NAME below
+    <!-- table NAME -->            the block of the function NAME, here or in tables_of_search.py
     <!-- end -->
 
 A test compares each block with what the JSON says. To change a figure, run its command again with ``--record``.
@@ -11,43 +11,29 @@ A test compares each block with what the JSON says. To change a figure, run its 
 from __future__ import annotations
 
 import ast
-import json
 import re
-import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "benches"))
-
-import report  # noqa: E402
+from recorded import RESULTS, ROOT, not_recorded, processor, read, report, table
+from tables_of_search import (
+    exact_search,
+    graph_index,
+    hubness_minilm,
+    hubness_times,
+    hubness_words,
+    scale_measured,
+    scale_plan,
+    search_growth,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # comes with pytest
 
-RESULTS = ROOT / "benches" / "results"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-
-
-def read(name: str) -> Any:
-    """A file of results."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def processor() -> Any:
-    """Results of the processor that was measured last."""
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*-cores.json")]
-    return max(files, key=lambda results: str(results["machine"]["date"]))
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """Markdown; ``align`` has a letter a column, "r" for numbers."""
-    rules = ["--:" if letter == "r" else "---" for letter in align.ljust(len(header), "l")]
-    return "\n".join(f"| {' | '.join(row)} |".replace("  ", " ") for row in (header, rules, *rows))
 
 
 def losses() -> str:
@@ -79,57 +65,6 @@ def losses() -> str:
         "medians of three processes (`simtile bench losses --record`):\n\n"
         f"{table(header, rows)}"
     )
-
-
-def exact_search() -> str:
-    """The exact top 10 by CPU time and by the clock."""
-    processes = processor()["search_exact"]["processes"]
-    titles = {
-        "simtile-i8": "simtile, 8-bit first pass",
-        "simtile-f32": "simtile, float32",
-        "numpy": "NumPy",
-        "faiss": "faiss `IndexFlatIP`",
-    }
-    rows = []
-    for name, title in titles.items():
-        ones = [one for one in processes if one["name"] == name]
-        if ones:
-            rate = statistics.median(statistics.median(one["qps"]) for one in ones)
-            rows.append([title, f"{rate:,.0f}", f"{min(one['recall'] for one in ones):.3f}"])
-    n, d, _ = processes[0]["shape"]
-    return (
-        f"Exact top 10 among {n:,} real vectors of {d} dimensions, one thread "
-        "(`simtile bench search --peers --record`):\n\n"
-        f"{table(('', 'queries a second', 'recall@10'), rows, 'lrr')}"
-    )
-
-
-def hubness_quality(encoder: str) -> str:
-    """Quality before and after every correction."""
-    rows = [
-        [
-            row["method"].replace("_", " "),
-            ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in row["parameters"].items())
-            + " *" * row["tuned"],
-            *(f"{100 * row[name]:.1f}" for name in ("recall_at_1", "recall_at_10", "mrr_at_10")),
-            f"{row['skewness']:.1f}", f"{row['robin_hood']:.2f}", f"{row['largest_hub']:,}",
-            f"{100 * row['anti_hubs']:.0f} %",
-        ]
-        for row in read(f"hubness-{encoder}")["rows"]
-    ]  # fmt: skip
-    header = ("method", "parameters", "recall@1", "recall@10", "MRR@10", "skewness of N₁₀", "Robin Hood", "largest hub",
-              "anti-hubs")  # fmt: skip
-    return table(header, rows)
-
-
-def hubness_minilm() -> str:
-    """Of all-MiniLM-L6-v2."""
-    return hubness_quality("minilm")
-
-
-def hubness_words() -> str:
-    """Of means of its word vectors."""
-    return hubness_quality("words")
 
 
 CUR_SHOWN = ((50, 10), (100, 10), (100, 100), (200, 10), (200, 100), (400, 10), (400, 100))
@@ -223,11 +158,6 @@ def saturation() -> str:
     return table(("loss", "simtile f32", "dense torch f32", "simtile bf16", "dense torch bf16"), rows)
 
 
-def not_recorded(command: str) -> str:
-    """In the place of a table whose run is not kept yet."""
-    return f"Not recorded yet: `{command}` does."
-
-
 def drop_ins() -> str:
     """Every drop-in beside its original."""
     found = processor().get("drop_ins")
@@ -243,50 +173,6 @@ def drop_ins() -> str:
     ]  # fmt: skip
     header = ("loss", "batch", "ms", "original's", "MB beside inputs", "original's")
     return table(header, rows, "lrrrrr")
-
-
-def graph_index() -> str:
-    """Queries a CPU second at equal recall."""
-    found = processor().get("search")
-    if found is None:
-        return not_recorded("simtile bench search --peers --record")
-    title, header, rows = report.graph_table(found["processes"])
-    return f"{title}, top 10:\n\n{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
-
-
-def search_growth() -> str:
-    """Exact search and the graph by size."""
-    if not (RESULTS / "search_growth.json").exists():
-        return not_recorded("python benches/bench_search_growth.py --record")
-    rows = [
-        [f"{row['n']:,}", f"{row['exact_qps']:,.0f}", f"{row['graph_qps']:,.0f}", f"{row['recall']:.3f}",
-         f"{row['build_s']:.0f} s", f"{row['pays_from']:,.0f}", f"{row['estimate']:,.0f}"]
-        for row in read("search_growth")["rows"]
-    ]  # fmt: skip
-    header = (
-        "vectors",
-        "exact queries/s",
-        "graph's",
-        "at recall",
-        "graph built in",
-        "pays from queries",
-        "`explain` says",
-    )
-    return table(header, rows, "r" * len(header))
-
-
-def hubness_times() -> str:
-    """Fit and search beside other code for the same corrections."""
-    found = processor().get("hubness")
-    if found is None or "shape" not in found:
-        return not_recorded("simtile bench hubness --peers --record")
-    shape, (_, header, rows) = found["shape"], report.hubness_times(found["processes"])
-    whole = [row for row in rows if len(row) == len(header)]
-    return (
-        f"{shape['queries']:,} queries, {shape['gallery']:,} items, a bank of {shape['bank']:,}, 384 dimensions, "
-        "one thread:\n\n"
-        f"{table(header, whole, 'l' + 'r' * (len(header) - 1))}"
-    )
 
 
 def papers() -> str:
@@ -349,7 +235,8 @@ TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         losses, exact_search, hubness_minilm, hubness_words, cur_maxsim, cur_cross_encoder, cur_sparse, training,
-        distributed, saturation, drop_ins, graph_index, search_growth, hubness_times, layers, papers, pictures,
+        distributed, saturation, drop_ins, graph_index, search_growth, hubness_times,
+        scale_measured, scale_plan, layers, papers, pictures,
     )
 }  # fmt: skip
 

@@ -153,8 +153,10 @@ mod tests {
             team::run(2, |team| {
                 team.for_each(2, |unit| {
                     // Whichever thread has it leaves when the other one does, or asks itself.
-                    while unit == 1 {
-                        checkpoint();
+                    if unit == 1 {
+                        loop {
+                            checkpoint();
+                        }
                     }
                 });
             });

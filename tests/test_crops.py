@@ -64,6 +64,23 @@ def test_swalip_predicts_each_pair_of_crops_from_the_other_pair(rng):
     for plan in ("dense", "recompute"):
         torch.testing.assert_close(swalip([a0, a1], [b0, b1], plan=plan), want, rtol=1e-11, atol=0)
     assert SwALIPLoss()([a0, a1], [b0, b1]) == swalip([a0, a1], [b0, b1])
+    # An assignment is a constant: the gradient is that of the dense terms with teachers cut off.
+    crops = [part.clone().requires_grad_() for part in (a0, a1, b0, b1)]
+    x0, x1, y0, y1 = crops
+    c0, c1, e0, e1 = (part.detach() for part in crops)
+    want = (term(x0, y0, c1, e1) + term(x0, y1, c1, e0) + term(x1, y0, c0, e1) + term(x1, y1, c0, e0)) / 4
+    exact = gradients(want, crops)
+    for plan in ("dense", "recompute"):
+        found = gradients(swalip([x0, x1], [y0, y1], plan=plan), crops)
+        for got, truth in zip(found, exact, strict=True):
+            torch.testing.assert_close(got, truth, rtol=1e-9, atol=1e-12)
+
+
+def test_swalip_stores_no_scores(rng):
+    crops = [part.float().requires_grad_() for part in drawn(rng, *[(3000, 4)] * 4)]
+    with LargestTensor() as largest:
+        swalip(crops[:2], crops[2:], plan="recompute").backward()
+    assert largest.elements <= 3000**2 / 2
 
 
 def test_siamese_loss_stops_the_targets_gradient(rng):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, relu
 
-from loss_checks import drawn
+from loss_checks import LargestTensor, drawn
 from simtile import losses
 from simtile.demo.loss_cost import PeakMemory
 from simtile.functional import sup_con
@@ -33,6 +33,14 @@ def test_scores_equal_those_of_mixtures_as_vectors(rng, unit, P):
         torch.autograd.grad(got.square().sum(), inputs), torch.autograd.grad(want.square().sum(), inputs), strict=True
     ):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("unit", [True, False], ids=["cosines", "inner-products"])
+def test_gradcheck_of_mixed_scores(rng, unit):
+    x, y = drawn(rng, (5, 3), (6, 3))
+    rows, j, k = (torch.from_numpy(rng.integers(0, n, 9)) for n in (5, 6, 6))
+    inputs = [part.requires_grad_() for part in (x, y, torch.from_numpy(rng.uniform(0.1, 0.9, 9)))]
+    assert torch.autograd.gradcheck(lambda x, y, share: mix_scores(x, y, rows, j, k, share, normalize=unit), inputs)
 
 
 def test_at_64_pairs_of_512_numbers_within_1e_6_and_64_mib(rng):
@@ -155,6 +163,17 @@ def test_metrix_equals_materialised_mixtures_in_value_and_gradient(rng, share):
     got, want = metrix(z, label, share=share), dense_metrix(z, label, share)
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(*(torch.autograd.grad(part, z)[0] for part in (got, want)), rtol=1e-8, atol=1e-9)
+
+
+def test_metrix_gradcheck_and_memory(rng):
+    (z,) = drawn(rng, (9, 4))
+    label = torch.tensor([0, 1, 0, 2, 1, 0, 1, 2, 1])
+    assert torch.autograd.gradcheck(lambda z: metrix(z, label, share=0.3), (z.requires_grad_(),))
+    (z,) = drawn(rng, (3000, 4))
+    z = z.float().requires_grad_()
+    with LargestTensor() as largest:
+        metrix(z, torch.arange(3000) // 3, share=0.3).backward()
+    assert largest.elements <= 3000**2 / 2, "a few rows at a time"
 
 
 def test_metrix_without_pairs_of_a_label_or_without_negatives_is_finite(rng):

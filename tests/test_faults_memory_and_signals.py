@@ -135,9 +135,12 @@ def test_a_signal_leaves_a_long_call(large: Any, call: str, threads: int) -> Non
 
 
 def test_ctrl_c_ends_a_script_promptly(tmp_path: Path) -> None:
+    # A shell's background jobs are born with SIGINT ignored, and pass that on: Python's own handler is put back.
     script = """
+import signal
 import numpy as np
 from simtile.search import ExactIndex
+signal.signal(signal.SIGINT, signal.default_int_handler)
 x = np.random.default_rng(0).standard_normal((60_000, 128)).astype(np.float32)
 print("begins", flush=True)
 ExactIndex(np.tile(x, (10, 1))).knn_graph(50, num_threads=2)

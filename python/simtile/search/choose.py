@@ -4,13 +4,12 @@
     graph    n b(n) + q w(n)             inserting every item, then a walk for each query
 
 with n items of d columns and q queries to come. Packing p, a scan s, an insertion b and a walk w are CPU seconds of one
-core, measured by ``benches/bench_search_growth.py``; the other core's speed cancels as far as all four scale alike. A
-walk and an insertion touch a number of items that grows like log n.
+core, measured by ``benches/bench_search_growth.py``; another core's speed cancels as far as all four scale alike. The
+more items, the more of them a walk and an insertion touch and the fewer lie in the caches: powers of n, fitted there.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 # Seconds of one core, 384 columns, some 50,000 items: an item's coordinate to pack; one to scan as a code, and in
 # float32; an item to insert; a walk at recall .95. A walk is bound by memory, not by columns, up to a few hundred.
 _PACK, _SCAN_CODES, _SCAN_FLOATS = 3.4e-9, 6.0e-12, 1.9e-11
-_INSERT, _WALK = 1.9e-4, 2.2e-5
+_INSERT, _WALK = 1.7e-4, 2.4e-5
+_INSERT_GROWS, _WALK_GROWS = 0.42, 0.55
 _AT_ITEMS, _AT_COLUMNS = 50_000, 384
 
 LEAST_ITEMS = 4096
@@ -66,10 +66,9 @@ def explain(n: int, d: int, *, queries: int = 1_000_000, recall: float = 0.95, c
     n, d, queries = as_count("n", n), as_count("d", d), as_count("queries", queries)
     if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1:
         raise ValueError(f"recall: above 0, at most 1, got {recall!r}")
-    deep = max(1.0, math.log(max(n, 2)) / math.log(_AT_ITEMS))
-    wide = max(0.5, d / _AT_COLUMNS)
+    wide, many = max(0.5, d / _AT_COLUMNS), n / _AT_ITEMS
     exact = n * d * (_PACK + queries * (_SCAN_CODES if codes else _SCAN_FLOATS))
-    graph = wide * deep * (n * _INSERT + queries * _WALK)
+    graph = wide * (n * _INSERT * many**_INSERT_GROWS + queries * _WALK * many**_WALK_GROWS)
     costs = f"about {exact:.3g} CPU s exact, {graph:.3g} by a graph, for {queries:,} queries"
     if recall == 1:
         return Choice("exact", "a recall of 1 is what an exact search has", exact, graph)

@@ -41,6 +41,11 @@ PEERS = (
 """Distributions that some bench compares with."""
 
 
+def repeatable(arguments: list[str]) -> list[str]:
+    """Arguments without ``--data FILE``: a copy of what a bench makes by itself, on this machine alone."""
+    return [a for i, a in enumerate(arguments) if "--data" not in arguments[max(0, i - 1) : i + 1]]
+
+
 def environment(threads: int) -> Record:
     """Processor, versions and commit, as they go into the JSON."""
     return {
@@ -56,7 +61,7 @@ def environment(threads: int) -> Record:
         "simtile": simtile.__version__,
         "kernel": platform.release(),
         "load_before": os.getloadavg(),
-        "command": " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benches/{Path(sys.argv[0]).name}", *repeatable(sys.argv[1:])]),
         "card": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch_cpu": torch.backends.cpu.get_cpu_capability(),
         "blas": blas(),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,14 @@ def test_a_change_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sync: the index has no file yet"):
         index.sync()
     assert (len(index), index.next_id) == (5, 5)
+
+
+def test_changes_of_several_threads_are_all_kept() -> None:
+    index = ExactIndex(rows(50, 0))
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(lambda seed: index.add(rows(3, seed)).tolist(), range(40)))
+    assert sorted(id for ids in given for id in ids) == list(range(50, 170))
+    assert len(index) == index.next_id == 170
 
 
 @pytest.fixture(scope="module")

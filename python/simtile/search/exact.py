@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -88,6 +89,7 @@ class ExactIndex:
         if first_pass == "auto" and codes and not excludes_enough(store, rows):
             store = prepared(rows, metric, False, scale, bias)
         self._set(State(store, None, len(rows)))
+        self._changing = threading.Lock()
         self._kind = functools.partial(like, vectors[:0])
 
     @classmethod
@@ -106,11 +108,13 @@ class ExactIndex:
         found = _core.ExactStore.load(os.fspath(path), verify=verify, num_threads=thread_count(num_threads))
         index = cls.__new__(cls)
         index._set(State(*found))
+        index._changing = threading.Lock()
         index._kind = np.asarray
         index._path = Path(path)
         return index
 
     _state: State
+    _changing: threading.Lock
     _kind: Callable[[NDArray[Any]], Any]
     _path: Path | None = None
 
@@ -182,19 +186,22 @@ class ExactIndex:
         """
         rows = as_matrix("vectors", vectors, columns=self.dim)
         new = per_item("item_scale", item_scale, len(rows)), per_item("item_bias", item_bias, len(rows))
-        store, ids, next_id = self._state
-        for name, old, more in zip(("item_scale", "item_bias"), store.affine, new, strict=True):
-            if (old is None) != (more is None):
-                raise ValueError(f"{name}: the index has {'none' if old is None else 'one'}, the new items otherwise")
-        added = np.arange(next_id, next_id + len(rows))
-        scale, bias = (
-            None if old is None or more is None else np.concatenate([old, more])
-            for old, more in zip(store.affine, new, strict=True)
-        )
-        every = prepared(np.concatenate([store.vectors(), rows]), self.metric, store.codes, scale, bias)
-        kept = None if ids is None else np.concatenate([ids, added])
-        self._set(State(every, kept, next_id + len(rows)))
-        return added
+        with self._changing:
+            store, ids, next_id = self._state
+            for name, old, more in zip(("item_scale", "item_bias"), store.affine, new, strict=True):
+                if (old is None) != (more is None):
+                    raise ValueError(
+                        f"{name}: the index has {'none' if old is None else 'one'}, the new items otherwise"
+                    )
+            added = np.arange(next_id, next_id + len(rows))
+            scale, bias = (
+                None if old is None or more is None else np.concatenate([old, more])
+                for old, more in zip(store.affine, new, strict=True)
+            )
+            every = prepared(np.concatenate([store.vectors(), rows]), self.metric, store.codes, scale, bias)
+            kept = None if ids is None else np.concatenate([ids, added])
+            self._set(State(every, kept, next_id + len(rows)))
+            return added
 
     def remove(self, ids: NDArray[Any] | Tensor) -> None:
         """Remove items. Packs the others again: remove many at once rather than one by one.
@@ -205,16 +212,17 @@ class ExactIndex:
         ValueError      an id that is not in the index, or that comes twice; nothing is removed then
         """
         gone = as_integers("ids", ids)
-        state = self._state
-        all_ids = state.all_ids()
-        if len(np.unique(gone)) != len(gone):
-            raise ValueError("ids: every one once, got duplicates")
-        if len(missing := np.setdiff1d(gone, all_ids)):
-            raise ValueError(f"ids: of items in the index, got {missing[0]}")
-        left = ~np.isin(all_ids, gone)
-        scale, bias = (None if values is None else values[left] for values in state.store.affine)
-        store = prepared(state.store.vectors()[left], self.metric, state.store.codes, scale, bias)
-        self._set(State(store, all_ids[left], state.next_id))
+        with self._changing:
+            state = self._state
+            all_ids = state.all_ids()
+            if len(np.unique(gone)) != len(gone):
+                raise ValueError("ids: every one once, got duplicates")
+            if len(missing := np.setdiff1d(gone, all_ids)):
+                raise ValueError(f"ids: of items in the index, got {missing[0]}")
+            left = ~np.isin(all_ids, gone)
+            scale, bias = (None if values is None else values[left] for values in state.store.affine)
+            store = prepared(state.store.vectors()[left], self.metric, state.store.codes, scale, bias)
+            self._set(State(store, all_ids[left], state.next_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are built again, from the vectors in float32."""

@@ -174,9 +174,13 @@ def test_calls_keep_to_the_rate_and_to_the_concurrency() -> None:
             running[0] -= 1
         return right(pairs)
 
+    started = time.monotonic()
     run(watched, Limits(batch_size=8, concurrency=3, calls_per_second=100.0))
     assert most[0] <= 3
-    assert max(begun) - min(begun) >= 0.06 * 0.99  # seven calls, a hundredth of a second apart
+    # Seven turns, a hundredth of a second apart, the first after `started`. A busy machine may notice any call late, the
+    # first one as well, so that the time between two calls says nothing.
+    assert len(begun) == 7
+    assert max(begun) - started >= 0.06
 
 
 def test_an_error_in_one_thread_stops_the_others() -> None:

@@ -177,8 +177,8 @@ def test_calls_keep_to_the_rate_and_to_the_concurrency() -> None:
     started = time.monotonic()
     run(watched, Limits(batch_size=8, concurrency=3, calls_per_second=100.0))
     assert most[0] <= 3
-    # Seven turns, a hundredth of a second apart, the first after `started`. A busy machine may notice any call late, the
-    # first one as well, so that the time between two calls says nothing.
+    # Seven turns, a hundredth of a second apart, the first after `started`. A busy machine may notice any call late,
+    # the first one as well, so that the time between two calls says nothing.
     assert len(begun) == 7
     assert max(begun) - started >= 0.06
 

@@ -4,6 +4,7 @@
 
     <!-- table NAME -->            the block of the function NAME, here or in tables_of_search.py
     <!-- end -->
+    <!-- value NAME -->1.2<!-- /value -->      a figure within a sentence: figures.py
 
 A test compares each block with what the JSON says. To change a figure, run its command again with ``--record``.
 """
@@ -16,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from figures import VALUES
 from recorded import RESULTS, ROOT, not_recorded, processor, read, report, table
 from tables_of_search import (
     exact_search,
@@ -34,6 +36,7 @@ else:
     import tomli as tomllib  # comes with pytest
 
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value (\w+) -->)(.*?)(<!-- /value -->)")
 
 
 def losses() -> str:
@@ -242,13 +245,14 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def renewed(text: str) -> str:
-    """A page with every marked block made again.
+    """A page with every marked block and figure made again.
 
     Raises
     ------
-    KeyError      for a marker of no table
+    KeyError      for a marker of no table or figure
     """
-    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text)
+    text = MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[4]}", text)
+    return VALUE.sub(lambda found: f"{found[1]}{VALUES[found[2]]()}{found[4]}", text)
 
 
 def pages() -> list[Path]:

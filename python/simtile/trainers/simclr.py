@@ -8,8 +8,8 @@ below them.
     linear probe       multinomial logistic regression on all 4,000 labels, and on 10 images of each digit
 
 The same on the raw pixels is the bar. Margin, fixed before the first run: with 10 labelled images of each digit, the
-linear probe is 5 points better than 5-NN on the pixels with the same labels. With all 4,000 labels the pixels' 5-NN is
-already at about 93 %, which leaves no room for such a margin; there the probe has to be better at all.
+linear probe is 5 points better than 5-NN on the pixels with the same labels. With all 4,000 labels the pixels' 5-NN
+leaves no room for such a margin; there the probe has to be better at all.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from simtile.kernels import reference_torch
 
 TEMPERATURE = 0.05
 SIZES = (1024, 2048, 4096, 8192, 16384, 32768)
-QUICK_SIZES = SIZES[:3]
+QUICK_SIZES = SIZES[:2]
 """Batches of the sweep: dense torch grows with their square, and is not run where its scores would not fit."""
 
 
@@ -64,8 +64,8 @@ def sizes(options: argparse.Namespace, ceilings: Ceilings) -> list[Record]:
         needed = dense_bytes(batch)
         fits = needed < available_memory() / 2
         bench = BENCH if fits else dataclasses.replace(BENCH, contenders={"simtile": ours})
-        rounds, repeats = (1, 3) if options.quick or batch > 8192 else (2, 3)
-        (entries,) = race(bench, [case], rounds=options.rounds or rounds, repeats=options.repeats or repeats)
+        how = rounds_of(options, main=False) | ({"rounds": options.rounds or 1} if batch > 8192 else {})
+        (entries,) = race(bench, [case], **how)
         rows += rows_of_race(BENCH, entries, ceilings)
         if not fits:
             why = f"its scores would take {needed / 1e9:.0f} GB"

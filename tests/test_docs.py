@@ -88,6 +88,15 @@ def test_every_page_is_in_the_list():
     assert not missing, f"name these in docs/README.md: {missing}"
 
 
+def test_every_fault_that_is_listed_has_a_test():
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    names = set(re.findall(r"^(?:def )?(test_\w+|Test\w+)(?:\(| = )", tests, re.MULTILINE))
+    rows = re.findall(r"^\| (.+) \| (.*) \| (.*) \|$", (DOCS / "faults.md").read_text("utf-8"), re.MULTILINE)
+    named = [re.findall(r"`([Tt]est\w+)`", held_by) for *_, held_by in rows if held_by not in ("test", "", "the same")]
+    assert all(named) and len(named) > 15
+    assert {name for row in named for name in row} <= names
+
+
 def test_pictures_of_the_pages_are_small():
     pictures = list((DOCS / "screenshots").glob("*.png"))
     assert {path.stem.rpartition("-")[2] for path in pictures} == {"desktop", "phone"}

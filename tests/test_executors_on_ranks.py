@@ -12,7 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 import faulty
+import torchrun_job
 from distributed_cases import start
+from simtile.cur import ScoreJournal
+from simtile.cur.blocks import score_blocks
 from simtile.executors import TorchrunExecutor
 from simtile.hubness import HubnessReducer, _search, _summary
 from simtile.search import search_blocks
@@ -33,10 +36,22 @@ def search(executor: TorchrunExecutor | None) -> dict[str, NDArray[np.float32]]:
     return found
 
 
+def score_what_one_rank_at_least_lacks(rank: int) -> tuple[int, NDArray[np.float64]]:
+    """Ranks that know 20 of 40 scores each, 30 together: the number that is bought, and what a rank has then."""
+    with ScoreJournal(None, version="v") as journal:
+        query, items = journal.query_numbers(["a"]), journal.item_numbers(torchrun_job.ITEMS)
+        own = np.arange(10 * rank, 10 * rank + 20)
+        journal.append(np.repeat(query, 20), items[own], -own.astype(np.float64))
+        arguments = (["a"], torchrun_job.ITEMS, torchrun_job.make_scorer, journal)
+        bought = score_blocks(*arguments, executor=TorchrunExecutor(), block_size=3).scored
+        return bought, journal.known(int(query[0]), items)
+
+
 def on_rank(rank: int, W: int, folder: Path) -> None:
     with pytest.raises(KeyError, match="three"):  # on all ranks, whoever has block 3
         list(TorchrunExecutor().stream(faulty.refuses, [(folder, n) for n in range(5)]))
-    np.savez(folder / f"{rank}.npz", **search(TorchrunExecutor()))
+    bought, scores = score_what_one_rank_at_least_lacks(rank)
+    np.savez(folder / f"{rank}.npz", bought=bought, scores=scores, **search(TorchrunExecutor()))
 
 
 def test_two_ranks_equal_one_process(tmp_path: Path, monkeypatch) -> None:
@@ -48,11 +63,14 @@ def test_two_ranks_equal_one_process(tmp_path: Path, monkeypatch) -> None:
         with np.load(tmp_path / f"{rank}.npz") as found:
             for method in (*METHODS, "search_blocks"):
                 np.testing.assert_array_equal(found[method], one[method])
+            assert found["bought"] == 10
+            exact = torchrun_job.score([("a", item) for item in torchrun_job.ITEMS])
+            np.testing.assert_array_equal(found["scores"], [*-np.arange(30.0), *exact[30:]])
 
 
 def test_torchrun_begins_again_when_a_rank_is_killed(tmp_path: Path) -> None:
     tests = Path(__file__).parent
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2", "--standalone"]
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     # torch 2.13 would give the second attempt the first one's addresses.
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
@@ -63,3 +81,8 @@ def test_torchrun_begins_again_when_a_rank_is_killed(tmp_path: Path) -> None:
         with np.load(tmp_path / f"{rank}.npz") as found:
             np.testing.assert_array_equal(found["scores"], scores)
             np.testing.assert_array_equal(found["ids"], ids)
+        with ScoreJournal.read(tmp_path / f"{rank}.journal", version="v") as journal:
+            items = journal.item_numbers(torchrun_job.ITEMS)
+            for query in torchrun_job.QUERIES:
+                exact = torchrun_job.score([(query, item) for item in torchrun_job.ITEMS])
+                np.testing.assert_array_equal(journal.known(int(journal.query_numbers([query])[0]), items), exact)

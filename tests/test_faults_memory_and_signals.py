@@ -134,26 +134,62 @@ def test_a_signal_leaves_a_long_call(large: Any, call: str, threads: int) -> Non
     assert len(ExactIndex(large[:50]).search(large[:2], 1)) == 2  # and the engine is as it was
 
 
-def test_ctrl_c_ends_a_script_promptly(tmp_path: Path) -> None:
-    # A shell's background jobs are born with SIGINT ignored, and pass that on: Python's own handler is put back.
-    script = """
-import signal
-import numpy as np
-from simtile.search import ExactIndex
-signal.signal(signal.SIGINT, signal.default_int_handler)
+SCRIPTS = {
+    "knn_graph": """
 x = np.random.default_rng(0).standard_normal((60_000, 128)).astype(np.float32)
 print("begins", flush=True)
 ExactIndex(np.tile(x, (10, 1))).knn_graph(50, num_threads=2)
+""",
+    "processes": """
+if __name__ == "__main__":
+    for number, _ in ProcessExecutor(2).stream(time.sleep, [(0,), (0,), (3600,), (3600,)]):
+        print("begins", flush=True)
+""",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_ends_a_script_promptly(tmp_path: Path, script: str) -> None:
+    # A shell's background jobs are born with SIGINT ignored, and pass that on: Python's own handler is put back.
+    begin = """
+import signal, time
+import numpy as np
+from simtile.executors import ProcessExecutor
+from simtile.search import ExactIndex
+signal.signal(signal.SIGINT, signal.default_int_handler)
 """
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
+    (tmp_path / "script.py").write_text(begin + SCRIPTS[script])
+    command = [sys.executable, tmp_path / "script.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as job:
         assert job.stdout is not None
         job.stdout.readline()
         time.sleep(1)
         job.send_signal(signal.SIGINT)
-        _, error = job.communicate(timeout=60)
+        _, error = job.communicate(timeout=60)  # the workers too have let go of its pipes
     assert job.returncode == -signal.SIGINT
     assert b"KeyboardInterrupt" in error
     assert b"panicked" not in error
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="signals of POSIX")
+def test_a_change_of_a_graph_index_is_finished_before_a_signal_is_seen(large: Any) -> None:
+    rows = large[:3000]
+    whole = GraphIndex.build(rows[:500], num_threads=1)
+    whole.add(rows[500:], num_threads=1)
+    index = GraphIndex.build(rows[:500], num_threads=1)
+
+    def interrupted() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)  # adding takes some tenths of a second
+        index.add(rows[500:], num_threads=1)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(Beep):
+            interrupted()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    for ours, wanted in zip(index.search(rows[::50], 5), whole.search(rows[::50], 5), strict=True):
+        np.testing.assert_array_equal(ours, wanted)
 
 
 def test_a_handler_that_raises_nothing_disturbs_nothing(large: Any) -> None:

@@ -7,6 +7,7 @@ workers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -52,7 +53,7 @@ def score_blocks(
     make_scorer : callable () -> Scorer      called once in each worker, where the model is to live; picklable
     store : ScoreJournal      with the scorers' version; pass its file to `CrossEncoderIndex.build` as ``store``
     executor : Executor, optional      where the workers are (:mod:`simtile.executors`); None: two processes. Ranks of
-        torchrun all get all scores: give each a journal of its own
+        torchrun all get all scores: give each a journal of its own; what one of them knows the others need not buy
     block_size : int      pairs a block
     on_block : callable (pairs), optional      told of every finished block
 
@@ -72,16 +73,22 @@ def score_blocks(
     total = CallStats()
     taken: dict[int, _Block] = {}
 
+    workers = as_executor(executor, ProcessExecutor)
+
+    def missing(row: int) -> NDArray[np.int64]:
+        """Columns without a score in any journal: ranks that were killed may know more or less than the others."""
+        query, own = query_numbers[row], store.known(int(query_numbers[row]), item_numbers)
+        known = functools.reduce(lambda a, b: np.where(np.isnan(a), b, a), workers.everywhere(own))
+        learnt = np.flatnonzero(np.isnan(own) & ~np.isnan(known))
+        store.append(np.full(len(learnt), query), item_numbers[learnt], known[learnt])
+        return np.flatnonzero(np.isnan(known))
+
     def pairs() -> Iterator[tuple[list[tuple[Any, Any]]]]:
-        missing = _missing_blocks(queries, items, query_numbers, item_numbers, store, block_size)
-        for number, block in enumerate(missing):
+        for number, block in enumerate(_missing_blocks(queries, items, missing, block_size)):
             taken[number] = block
             yield (block.pairs,)
 
-    found = (ProcessExecutor() if executor is None else as_executor(executor)).stream(
-        _score, pairs(), setup=make_scorer
-    )
-    for number, (scores, stats) in found:
+    for number, (scores, stats) in workers.stream(_score, pairs(), setup=make_scorer):
         block = taken.pop(number)
         store.append(query_numbers[block.rows], item_numbers[block.columns], scores)
         total.add(stats)
@@ -98,14 +105,12 @@ def _score(scorer: Scorer, pairs: list[tuple[Any, Any]]) -> tuple[NDArray[np.flo
 def _missing_blocks(
     queries: Sequence[Any],
     items: Sequence[Any],
-    query_numbers: NDArray[np.int64],
-    item_numbers: NDArray[np.int64],
-    store: ScoreJournal,
+    missing: Callable[[int], NDArray[np.int64]],
     size: int,
 ) -> Iterator[_Block]:
-    """Blocks of what the journal lacks, row after row; made when a worker is free, never all at once."""
+    """Blocks of what is missing, row after row; made when a worker is free, never all at once."""
     for row, query in enumerate(queries):
-        missing = np.flatnonzero(np.isnan(store.known(int(query_numbers[row]), item_numbers)))
-        for start in range(0, len(missing), size):
-            columns = missing[start : start + size]
+        wanted = missing(row)
+        for start in range(0, len(wanted), size):
+            columns = wanted[start : start + size]
             yield _Block(np.full(len(columns), row), columns, [(query, items[i]) for i in columns])

@@ -42,6 +42,13 @@ class Executor(ABC):
         WorkerDiedError      see the executor's ``retries``
         """
 
+    def everywhere(self, value: Any) -> list[Any]:
+        """The value of each process that makes this call: here of one; under torchrun one a rank, in their order.
+
+        For what blocks are made of and processes may know differently, such as a journal of each.
+        """
+        return [value]
+
     def in_order(
         self, function: Function, blocks: Iterable[tuple[Any, ...]], *, setup: Setup | None = None
     ) -> Iterator[Any]:

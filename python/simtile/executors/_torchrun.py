@@ -30,20 +30,30 @@ class TorchrunExecutor(Executor):
     def stream(
         self, function: Function, blocks: Iterable[tuple[Any, ...]], *, setup: Setup | None = None
     ) -> Iterator[tuple[int, Any]]:
-        try:
-            import torch.distributed as dist
-        except ModuleNotFoundError as error:
-            raise missing_extra(error) from None
-        if not dist.is_initialized():
-            raise RuntimeError("executor: torch.distributed.init_process_group must have been called")
+        dist = _initialized()
         rank, size = dist.get_rank(self.group), dist.get_world_size(self.group)
         worker = Worker(function, setup)
         numbered = enumerate(blocks)
         while together := list(itertools.islice(numbered, size)):
             own = worker.outcome(together[rank][1]) if rank < len(together) else None
-            everyone: list[Any] = [None] * size
-            dist.all_gather_object(everyone, own, group=self.group)
-            for (number, _), (result, failure) in zip(together, everyone, strict=False):
+            for (number, _), (result, failure) in zip(together, self.everywhere(own), strict=False):
                 if failure is not None:
                     raise failure
                 yield number, result
+
+    def everywhere(self, value: Any) -> list[Any]:
+        dist = _initialized()
+        everyone: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(everyone, value, group=self.group)
+        return everyone
+
+
+def _initialized() -> Any:
+    """``torch.distributed``."""
+    try:
+        import torch.distributed as dist
+    except ModuleNotFoundError as error:
+        raise missing_extra(error) from None
+    if not dist.is_initialized():
+        raise RuntimeError("executor: torch.distributed.init_process_group must have been called")
+    return dist

@@ -32,7 +32,6 @@ except ModuleNotFoundError as error:
 
 from simtile import _library as _library, _ops
 from simtile._in_batch import in_batch_accuracy, in_batch_rank
-from simtile._info_nce import info_nce
 from simtile._losses.cmim import cmim
 from simtile._losses.contrastive_gap import alignment, contrastive_gap_loss, uniformity
 from simtile._losses.cwcl import cwcl
@@ -42,6 +41,7 @@ from simtile._losses.filtered import filtered_info_nce
 from simtile._losses.focal import focal_info_nce
 from simtile._losses.gated import gate_entropy, gated_info_nce
 from simtile._losses.hcl import hcl
+from simtile._losses.info_nce import info_nce
 from simtile._losses.margin import margin_info_nce
 from simtile._losses.margin_mse import margin_mse
 from simtile._losses.matryoshka import matryoshka_info_nce
@@ -51,6 +51,7 @@ from simtile._losses.mixtures import list_mixing, pair_mixing
 from simtile._losses.multi_positive import multi_positive_info_nce
 from simtile._losses.nt_xent import nt_xent
 from simtile._losses.scores import score_info_nce, soft_repa
+from simtile._losses.sigmoid_loss import sigmoid_loss
 from simtile._losses.sup_con import sup_con
 from simtile._nested import check_dims, nested_scores
 from simtile._nll import nll
@@ -66,7 +67,6 @@ from simtile._plan import PLANS, Plan, choose, explain
 from simtile._reduce import pair_reduce
 from simtile._reductions import REDUCTIONS
 from simtile._self_lse import self_lse
-from simtile._sigmoid_loss import sigmoid_loss
 from simtile._stats import Stats, merge_stats, pair_stats
 from simtile._topk import TopK, merge_topk, pair_topk
 from simtile.kernels.reference_torch import merge_lse

@@ -1,4 +1,4 @@
-"""Losses beyond InfoNCE and SigLIP, one a file: each a few lines of R - T over :mod:`simtile._ops` and the targets.
+"""The losses, one a file: each a few lines of R - T over :mod:`simtile._ops` and the targets.
 
 :mod:`simtile.functional` and :mod:`simtile.losses` are where users find them.
 """

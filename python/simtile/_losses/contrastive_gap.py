@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from simtile import _ops
-from simtile._info_nce import info_nce
 from simtile._losses.batch import checked_batch
+from simtile._losses.info_nce import info_nce
 from simtile._normalize import unit
 from simtile._pairs import Pairs, Scale, as_vector, check_choice, check_like, check_matrix
 from simtile._plan import PLANS, choose

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simtile._info_nce import info_nce
 from simtile._losses.distillation import distillation_loss
+from simtile._losses.info_nce import info_nce
 from simtile._normalize import unit
 from simtile._pairs import Scale, as_vector, check_choice, check_like, check_matrix, loss_dtype
 from simtile._reduce import pair_reduce

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simtile._info_nce import info_nce
+from simtile._losses.info_nce import info_nce
 from simtile._nested import check_dims, nested_nll, nested_scores
 from simtile._pairs import (
     Pairs,

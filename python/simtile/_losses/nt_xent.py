@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simtile._info_nce import info_nce
 from simtile._losses.batch import Batch, checked_batch
+from simtile._losses.info_nce import info_nce
 from simtile._losses.stored import StoredViews
 from simtile._pairs import Pairs, Scale, as_ids, as_vector, check_choice, check_like, check_matrix, traced
 from simtile._plan import choose

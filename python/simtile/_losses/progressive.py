@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from simtile._info_nce import info_nce
 from simtile._losses.batch import checked_batch
+from simtile._losses.info_nce import info_nce
 from simtile._normalize import unit
 from simtile._pairs import Pairs, Scale, as_ids_pair, as_vector
 from simtile.kernels.reference_torch import logsumexp, merge_lse

@@ -149,8 +149,8 @@ def test_opcheck(dtype):
 
 @case
 def test_the_operators_refuse_second_derivatives(run, monkeypatch):
-    for module in ("simtile._ops", "simtile._topk", "simtile._nested", "simtile._normalize", "simtile._losses.info_nce"):
-        monkeypatch.setattr(f"{module}.traced", lambda _: True)
+    for module in ("_ops", "_topk", "_nested", "_normalize", "_losses.info_nce"):
+        monkeypatch.setattr(f"simtile.{module}.traced", lambda _: True)
     x, y, scale = inputs()
     (dx,) = torch.autograd.grad(total(run(x, y, scale)), x, create_graph=True)
     with pytest.raises(RuntimeError, match="cannot be differentiated a second time"):

@@ -1,4 +1,4 @@
-"""Losses beside plain torch, and searches, run by .ci/smoke-test in an environment that has the wheel, torch and NumPy alone."""
+"""Losses beside plain torch, and searches: run by .ci/smoke-test where there is the wheel, torch and NumPy alone."""
 
 import sys
 
@@ -41,4 +41,5 @@ scores, ids = ExactIndex(x).search(x[:9], 3)
 assert isinstance(ids, torch.Tensor) and torch.equal(ids, (x[:9] @ x.T).topk(3).indices)
 value, places = F.pair_topk(x[:9], x, 3)
 assert torch.equal(places, ids)
-print(f"simtile {simtile.__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}, torch {torch.__version__}: ok")
+versions = f"simtile {simtile.__version__}, Python {sys.version.split()[0]}, NumPy {np.__version__}"
+print(f"{versions}, torch {torch.__version__}: ok")

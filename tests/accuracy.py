@@ -136,3 +136,13 @@ def _eps(values: object) -> float:
     if isinstance(values, torch.Tensor):
         return torch.finfo(values.dtype).eps
     return float(np.finfo(np.asarray(values).dtype).eps)
+
+
+def tensors(*arrays: NDArray[np.generic]) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+
+
+def csr(kept: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(indptr, indices) of a boolean matrix."""
+    indptr = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int64)
+    return indptr, np.nonzero(kept)[1]

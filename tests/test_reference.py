@@ -15,7 +15,17 @@ import torch
 from hypothesis import given, strategies as st
 from torch.nn import functional as F
 
-from accuracy import REGIMES, TEMPERATURES, opposed_row, saturated_pairs, unit_rows, with_duplicates, with_zero_rows
+from accuracy import (
+    REGIMES,
+    TEMPERATURES,
+    csr,
+    opposed_row,
+    saturated_pairs,
+    tensors,
+    unit_rows,
+    with_duplicates,
+    with_zero_rows,
+)
 from simtile.kernels import reference as ref, reference_torch as twin
 
 # A few ulp of sums whose order is not that of torch; a wrong definition is off by far more.
@@ -25,15 +35,6 @@ INF = math.inf
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 12)
-
-
-def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-
-
-def csr(drop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    indptr = np.concatenate([[0], np.cumsum(drop.sum(axis=1))]).astype(np.int64)
-    return indptr, np.nonzero(drop)[1]
 
 
 # --- log-sum-exp ------------------------------------------------------------------------------------------------------

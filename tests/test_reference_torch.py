@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from accuracy import csr, tensors
 from simtile.kernels import reference as ref, reference_torch as twin
 
 close = np.testing.assert_allclose
@@ -18,15 +19,6 @@ INF = math.inf
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.integers(1, 12)
-
-
-def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
-    return [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-
-
-def csr(drop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    indptr = np.concatenate([[0], np.cumsum(drop.sum(axis=1))]).astype(np.int64)
-    return indptr, np.nonzero(drop)[1]
 
 
 TWINS = ("pair_lse", "pair_nll", "pair_softplus", "nested_lse", "scores")

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from simtile._dense_products import finished, product, unit
+from simtile._dense_products import chained, finished, product, unit
 from simtile._first_order import apply, first_order
-from simtile._ops import in_own_precision, ordered_sum, times, wanted
+from simtile._ops import in_own_precision, ordered_sum, wanted
 from simtile._pairs import Gradients, Scale, Want, loss_dtype
 from simtile._torch_engine import LOG2_E
 
@@ -50,10 +50,7 @@ class _DenseInfoNCE(Function):
     @staticmethod
     @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        parts = ctx.saved_tensors
-        if grad.device.type != "cpu" or grad.item() != 1.0:
-            parts = [times(part, grad) for part in parts]
-        return *parts, None, None, None, None, None
+        return *chained(ctx.saved_tensors, grad), None, None, None, None, None
 
 
 @in_own_precision

@@ -54,19 +54,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, default=Path("report"), help="folder of the report (%(default)s)")
     parser.add_argument("--cache", type=Path, help="folder of the harvested corpus (~/.cache/simtile)")
-    parser.add_argument("--batch", type=_at_least(2), default=8_192, help="pairs per step (%(default)s)")
-    parser.add_argument("--epochs", type=_at_least(1), default=4, help="passes over the training pairs (%(default)s)")
-    parser.add_argument("--max-pairs", type=_at_least(8), default=65_536, help="training pairs at most (%(default)s)")
-    parser.add_argument("--seed", type=_at_least(0), default=0, help="order of the pairs (%(default)s)")
+    parser.add_argument("--batch", type=at_least(2), default=8_192, help="pairs per step (%(default)s)")
+    parser.add_argument("--epochs", type=at_least(1), default=4, help="passes over the training pairs (%(default)s)")
+    parser.add_argument("--max-pairs", type=at_least(8), default=65_536, help="training pairs at most (%(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="order of the pairs (%(default)s)")
     workers = min(os.cpu_count() or 1, 8)
-    parser.add_argument("--workers", type=_at_least(1), default=workers, help="processes that harvest (%(default)s)")
+    parser.add_argument("--workers", type=at_least(1), default=workers, help="processes that harvest (%(default)s)")
     parser.add_argument(
         "--quick", action="store_true", help="a few thousand pairs of the standard library: a trial, not a result"
     )
     return parser
 
 
-def _at_least(minimum: int) -> Callable[[str], int]:
+def at_least(minimum: int) -> Callable[[str], int]:
+    """A type of argparse: a whole number from ``minimum`` on."""
+
     def parse(text: str) -> int:
         value = int(text)
         if value < minimum:

@@ -18,8 +18,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simtile.demo import at_least
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from simtile.trainers.loop import Result, Settings
 
@@ -71,12 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     tasks = parser.add_subparsers(dest="task", required=True, metavar="{clip,simclr,sentence}")
     clip = _add(tasks, "clip", "characters' images and their Unicode names", steps=500, batch=1024, learning_rate=2e-3)
     clip.add_argument("--loss", choices=("info_nce", "siglip"), default="info_nce", help="(%(default)s)")
-    clip.add_argument("--max-characters", type=_at_least(40), help="a trial on fewer characters (all)")
+    clip.add_argument("--max-characters", type=at_least(40), help="a trial on fewer characters (all)")
     simclr = _add(tasks, "simclr", "handwritten digits without labels", steps=400, batch=512, learning_rate=2e-3)
-    simclr.add_argument("--max-images", type=_at_least(200), help="a trial on fewer images (all)")
+    simclr.add_argument("--max-images", type=at_least(200), help="a trial on fewer images (all)")
     sentence = _add(tasks, "sentence", "docstrings and their code", steps=64, batch=2048, learning_rate=0.05)
     sentence.add_argument(
-        "--max-pairs", type=_at_least(100), help="a trial on fewer pairs, of the standard library alone (65536)"
+        "--max-pairs", type=at_least(100), help="a trial on fewer pairs, of the standard library alone (65536)"
     )
     return parser
 
@@ -89,24 +91,13 @@ def _add(
     task.add_argument(
         "--output", type=Path, default=Path("training") / name, help="folder of the results (%(default)s)"
     )
-    task.add_argument("--steps", type=_at_least(1), default=steps, help="optimiser steps (%(default)s)")
-    task.add_argument("--batch", type=_at_least(2), default=batch, help="pairs a step, of all processes (%(default)s)")
+    task.add_argument("--steps", type=at_least(1), default=steps, help="optimiser steps (%(default)s)")
+    task.add_argument("--batch", type=at_least(2), default=batch, help="pairs a step, of all processes (%(default)s)")
     task.add_argument("--learning-rate", type=float, default=learning_rate, help="its peak (%(default)s)")
-    task.add_argument("--seed", type=_at_least(0), default=0, help="of weights, order and views (%(default)s)")
+    task.add_argument("--seed", type=at_least(0), default=0, help="of weights, order and views (%(default)s)")
     task.add_argument("--dense", action="store_true", help="the same loss in plain torch, with the matrix of scores")
     task.add_argument("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     task.add_argument(
-        "--checkpoint-every", type=_at_least(1), default=100, metavar="STEPS", help="steps (%(default)s)"
+        "--checkpoint-every", type=at_least(1), default=100, metavar="STEPS", help="steps (%(default)s)"
     )  # fmt: skip
     return task
-
-
-def _at_least(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
-        return value
-
-    parse.__name__ = "int"  # argparse names the type in its message
-    return parse

@@ -32,6 +32,13 @@ _LISTS = _PLAIN._replace(skip="i32", list_ptr="*i32", list_row="*i32", list_col=
 _GUIDED = _PLAIN._replace(skip="i32", threshold="*fp32", guide_x="*bf16", guide_y="*bf16", guide_dim="i32")
 _THRESHOLD = _PLAIN._replace(skip="i32", threshold="*fp32")
 _SKIP = _PLAIN._replace(skip="i32")
+_RULES: dict[str, dict[str, Any]] = {
+    "ids": {"terms": _IDS},
+    "only": {"terms": _IDS, "IDS_MODE": "only"},
+    "lists": {"terms": _LISTS},
+    "threshold": {"terms": _THRESHOLD},
+}
+"""Arguments that leave pairs out, beside those of a plain job."""
 _ARCHITECTURES: tuple[Architecture, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -109,14 +116,8 @@ def _variants(plain: dict[str, dict[str, Any]], masked: dict[str, Any]) -> Itera
     """(name, whether it is masked, arguments) of a kernel: its own variants, and one with each rule in use."""
     for name, arguments in plain.items():
         yield name, arguments.get("stash") is not None, arguments
-    rules: dict[str, dict[str, Any]] = {
-        "ids": {"terms": _IDS},
-        "only": {"terms": _IDS, "IDS_MODE": "only"},
-        "lists": {"terms": _LISTS},
-        "threshold": {"terms": _THRESHOLD},
-    }
-    for name, arguments in rules.items():
-        yield name, True, {**masked, **arguments}
+    for name, rule in _RULES.items():
+        yield name, True, {**masked, **rule}
 
 
 def _lse_cases(architecture: Architecture) -> Iterator[Case]:
@@ -137,10 +138,12 @@ def _lse_cases(architecture: Architecture) -> Iterator[Case]:
                 representative=operands == "half" and variant in {"both", "ids"},
                 exponentials=1.0,
             )  # fmt: skip
-        fix = {**sums, "terms": _IDS}
-        yield _case("pair_lse_fwd", "fix", _pair_lse_fix_kernel, architecture, _held(operands, True), fix)
+        for variant, terms in (("fix", _IDS), ("fix lists", _LISTS)):
+            fix = {**sums, "terms": terms}
+            yield _case("pair_lse_fwd", variant, _pair_lse_fix_kernel, architecture, _held(operands, True), fix)
     guided = {**both, "terms": _GUIDED}
     yield _case("pair_lse_fwd", "guide", _pair_lse_fwd_kernel, architecture, "guided", guided)
+    yield _case("pair_lse_fwd", "fix guide", _pair_lse_fix_kernel, architecture, "guided", {**sums, "terms": _GUIDED})
     launch = Launch(1, entry(architecture, "pair_lse_fwd", "half").block_n, 1, 4, 3)
     arguments = {
         "partials": "*fp32", "tile_max": "*fp32", "lse": "*fp32", "count": "i32", "length": "i32",
@@ -193,12 +196,15 @@ def _softplus_cases(architecture: Architecture) -> Iterator[Case]:
         gradient = {**forward, "row_coef": "*fp32", "out": _ELEMENT[operands]}
         plain = {"forward": forward, "gradient": gradient}
         masked = {"flip": {**gradient, **flip}, "flip ids": {**gradient, "terms": _IDS, "IDS_MODE": "flip"}}
+        masked |= {name: {**gradient, **_RULES[name]} for name in ("ids", "lists", "threshold")}
         for variant, arguments in (plain | masked).items():
             yield _case(
                 "pair_softplus", variant, _pair_softplus_kernel, architecture, _held(operands, variant in masked),
                 arguments, representative=operands == "half" and variant in {"gradient", "flip"},
                 exponentials=1.0,
             )  # fmt: skip
+    guided = {**gradient, "terms": _GUIDED}
+    yield _case("pair_softplus", "guide", _pair_softplus_kernel, architecture, "guided", guided, exponentials=1.0)
 
 
 def _nested_cases(architecture: Architecture) -> Iterator[Case]:
@@ -219,6 +225,12 @@ def _nested_cases(architecture: Architecture) -> Iterator[Case]:
         yield _case(
             "nested_grad", "both", _nested_grad_kernel, architecture, operands, coefficients, representative=half
         )
+        held = _held(operands, True)
+        for variant in ("ids", "lists"):
+            terms = {"terms": _RULES[variant]["terms"]._replace(x_bias=None, y_bias=None)}
+            yield _case("nested_lse", variant, _nested_lse_fwd_kernel, architecture, held, sums | terms)
+            yield _case("nested_lse", f"fix {variant}", _nested_lse_fix_kernel, architecture, held, sums | terms)
+            yield _case("nested_grad", variant, _nested_grad_kernel, architecture, held, coefficients | terms)
     arguments = {"values": "*bf16", "size": "i32", "prefixes": "i32", "BLOCK": 1024}
     name = f"{architecture} nested_lse suffix sum"
     yield Case(name, _suffix_sum_kernel, architecture, Launch(1, 1024, 1, 4, 2), arguments, tensor_core=False)
@@ -251,6 +263,8 @@ def _count_cases(architecture: Architecture) -> Iterator[Case]:
         counts: dict[str, Any] = {"target": "*fp32", "above": "*i32", "equal": "*i32", "OWN": False, "terms": _SKIP}
         yield _case("pair_rank", "count", _pair_rank_kernel, architecture, operands, counts)
         own = {**counts, "above": None, "equal": None, "OWN": True}
+        ids = {**counts, "terms": _IDS._replace(skip="i32")}
+        yield _case("pair_rank", "ids", _pair_rank_kernel, architecture, _held(operands, True), ids)
         yield _case("pair_rank", "own", _pair_rank_kernel, architecture, operands, own)
         stats = {"betas": "*fp32", "mean": "*fp32", "column_max": "*fp32", "column_sum": "*fp32", "square": "*fp32"}
         stats |= {"count": "i32"}

@@ -66,14 +66,16 @@ TABLE: dict[tuple[Architecture, Op, Operands], Launch] = {
     # 128 KB of float32 accumulators in 8 warps are half of all registers: the largest tile that leaves room for scores.
     # 256 x 128, not 128 x 256: a thread of a wgmma tile then holds half as many columns, hence half the column sums.
     ("sm_90", "pair_lse_fwd", "half"): Launch(256, 128, 64, 8, 4),
-    # Ids of rows and columns, two log-sum-exps and two coefficients: 6 spills in 8 warps, 115 registers in 16.
-    ("sm_90", "pair_lse_bwd", "masked"): Launch(128, 128, 64, 16, 3),
     # 128 x 128 spills 16 registers in 8 warps; in 16 warps Triton falls back from tcgen05 to mma.sync.
     ("sm_100", "pair_lse_fwd", "half"): Launch(256, 64, 64, 8, 3),
     # The running dot product stays alive beside the scores: half a tile fewer.
-    ("sm_90", "nested_lse", "half"): Launch(128, 64, 64, 8, 4),
+    ("sm_80", "nested_lse", "half"): Launch(128, 64, 32, 8, 4),
+    ("sm_80", "nested_lse", "masked"): Launch(128, 64, 32, 8, 4),
     ("sm_80", "nested_lse", "tf32"): Launch(128, 64, 32, 8, 3),
+    ("sm_90", "nested_lse", "half"): Launch(128, 64, 64, 8, 4),
+    ("sm_90", "nested_lse", "masked"): Launch(128, 64, 64, 8, 4),
     ("sm_100", "nested_lse", "half"): Launch(64, 64, 64, 8, 4),
+    ("sm_100", "nested_lse", "masked"): Launch(64, 64, 64, 8, 4),
     ("sm_100", "nested_lse", "tf32"): Launch(64, 64, 32, 8, 3),
     # A left-out pair's comparison beside two log-sum-exps and two coefficients of 64 columns: 2 spills at 64 x 64.
     ("sm_90", "pair_lse_bwd", "ieee"): Launch(64, 32, 16, 4, 3),

@@ -76,10 +76,8 @@ def check(
     )
     for name, actual, bar, exactly in zip(("x", "y", "scale"), grads, naive, truth, strict=False):
         magnitude = {"scale": float(K)}.get(name, whole if x.shape[1] == 1 else None)
-        # Three: a running dot product is divided by two norms and scaled, two roundings of a score where plain torch
-        # has one, since it normalises the features of every prefix anew.
         floor = sum_floor(len(x), len(y))
-        assert_as_accurate(actual, bar, exactly.numpy(), magnitude=magnitude, floor=floor, factor=3)
+        assert_as_accurate(actual, bar, exactly.numpy(), magnitude=magnitude, floor=floor)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -103,8 +101,10 @@ def test_every_shape(
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("skip", [False, True])
 def test_every_scale(scale: float, skip: bool, rng: np.random.Generator) -> None:
-    x, y = (rounded(rng.standard_normal((rows, 24)), torch.float32)[0] for rows in (37, 40))
-    check(x, y, (8, 16, 24), scale, skip=skip)
+    # Prefixes of 16 and more: at 8, one row of a short first prefix decides the largest error, and in 1 of 60 draws plain
+    # torch is more than twice as wrong as itself with its coordinates in another order.
+    x, y = (rounded(rng.standard_normal((rows, 48)), torch.float32)[0] for rows in (37, 40))
+    check(x, y, (16, 32, 48), scale, skip=skip)
 
 
 @pytest.mark.parametrize("direction", ["row", "column"])

@@ -20,7 +20,8 @@ from torch import Tensor
 from harness import print_table
 from machine import OUT, RESULTS, environment
 from simtile.functional import info_nce
-from simtile.kernels import reference, reference_torch
+from simtile.kernels import reference_losses, reference_torch
+from simtile.kernels.reference import unit
 
 ROWS, WIDTH, SCALE = 1003, 768, 100.0
 LEVELS = (1e-3, 1e-6, 1e-9)
@@ -29,14 +30,14 @@ LEVELS = (1e-3, 1e-6, 1e-9)
 def pairs_at(level: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Unit rows (ROWS, WIDTH) whose mean loss is `level`: the noise is found by bisection."""
     rng = np.random.default_rng(0)
-    query, noise = (reference.unit(rng.standard_normal((ROWS, WIDTH))) for _ in range(2))
+    query, noise = (unit(rng.standard_normal((ROWS, WIDTH))) for _ in range(2))
     low, high = 0.0, 20.0
     for _ in range(40):
         middle = (low + high) / 2
-        key = reference.unit(query + middle * noise)
-        loss = float(np.mean(reference.info_nce(query, key, temperature=1 / SCALE, symmetric=True, normalize=False)))
+        key = unit(query + middle * noise)
+        loss = float(reference_losses.info_nce(query, key, temperature=1 / SCALE, symmetric=True, normalize=False))
         low, high = (middle, high) if loss < level else (low, middle)
-    return query, reference.unit(query + low * noise)
+    return query, unit(query + low * noise)
 
 
 def exact_loss(query: Tensor, key: Tensor) -> Tensor:

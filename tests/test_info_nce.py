@@ -12,7 +12,7 @@ from accuracy import TEMPERATURES, assert_as_accurate, rounded, unit_rows
 from plain_torch import coarse, gradients, rounding
 from simtile import _cpu_engine
 from simtile.functional import in_batch_accuracy, in_batch_rank, info_nce
-from simtile.kernels import reference as ref, reference_torch as twin
+from simtile.kernels import reference as ref, reference_losses, reference_torch as twin
 
 M, N, D = 23, 31, 16
 
@@ -48,7 +48,7 @@ def test_every_combination_of_options_equals_the_specification(rng, symmetric, s
         q, k = rng.normal(size=(M, D)), rng.normal(size=(N, D))
         extra = options(rng, **dict(zip(SWITCHES, switches, strict=True)))
         fixed = {"temperature": 0.1, "symmetric": symmetric, "label_smoothing": smoothing, "reduction": reduction}
-        want = ref.info_nce(q, k, **fixed, **{name: value.numpy() for name, value in extra.items()})
+        want = reference_losses.info_nce(q, k, **fixed, **{name: value.numpy() for name, value in extra.items()})
         plans = ("dense", "recompute", "chunked")[: 2 if symmetric or reduction == "none" else 3]
         exact = None
         for dtype, plan in itertools.product((torch.float64, torch.float32), plans):
@@ -151,7 +151,7 @@ def noise_for(loss: float, query: np.ndarray, noise: np.ndarray) -> float:
     low, high = 1e-3, 1e2
     for _ in range(25):
         middle = np.sqrt(low * high)
-        level = float(ref.info_nce(query, query + middle * noise, temperature=0.01, symmetric=True))
+        level = float(reference_losses.info_nce(query, query + middle * noise, temperature=0.01, symmetric=True))
         low, high = (middle, high) if level < loss else (low, middle)
     return low
 

@@ -11,7 +11,7 @@ import torch
 import dense_losses as dense
 from loss_checks import assert_equals_dense, assert_gradcheck
 from simtile.functional import info_nce, nt_xent
-from simtile.kernels import reference as ref
+from simtile.kernels import reference_losses as ref
 
 
 def drawn(rng, *shapes):

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid, normalize
 from accuracy import assert_as_accurate, rounded
 from plain_torch import coarse, gradients
 from simtile.functional import sigmoid_loss
-from simtile.kernels import reference as ref
+from simtile.kernels import reference_losses as ref
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

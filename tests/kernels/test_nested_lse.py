@@ -101,8 +101,8 @@ def test_every_shape(
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("skip", [False, True])
 def test_every_scale(scale: float, skip: bool, rng: np.random.Generator) -> None:
-    # Prefixes of 16 and more: at 8, one row of a short first prefix decides the largest error, and in 1 of 60 draws plain
-    # torch is more than twice as wrong as itself with its coordinates in another order.
+    # Prefixes of 16 and more: at 8, one row of a short first prefix decides the largest error, and in 1 of 60 draws
+    # plain torch is more than twice as wrong as itself with its coordinates in another order.
     x, y = (rounded(rng.standard_normal((rows, 48)), torch.float32)[0] for rows in (37, 40))
     check(x, y, (16, 32, 48), scale, skip=skip)
 

@@ -42,6 +42,10 @@ Op = Literal[
 Operands = Literal["half", "masked", "guided", "tf32", "ieee"]
 
 
+# As all figures were taken. Triton 3.9 warns at a launch that leaves it open, and 3.10 turns it off by default.
+FUSED = {"enable_fp_fusion": True}
+
+
 @dataclass(frozen=True)
 class Launch:
     """Tile sizes and compiler options of one kernel; ``group`` rows of tiles share the L2 cache."""
@@ -56,7 +60,7 @@ class Launch:
     @property
     def options(self) -> dict[str, int]:
         """Compiler options, as keyword arguments of a launch."""
-        return {"num_warps": self.warps, "num_stages": self.stages}
+        return {"num_warps": self.warps, "num_stages": self.stages, **FUSED}
 
 
 # In the interpreter a program costs the same whatever its size: few, small tiles keep ragged edges in the tests.
@@ -74,6 +78,8 @@ TABLE: dict[tuple[Architecture, Op, Operands], Launch] = {
     ("sm_80", "nested_lse", "tf32"): Launch(128, 64, 32, 8, 3),
     ("sm_90", "nested_lse", "half"): Launch(128, 64, 64, 8, 4),
     ("sm_90", "nested_lse", "masked"): Launch(128, 64, 64, 8, 4),
+    # Lists of left-out pairs: 8 spills in 4 warps with triton 3.9.
+    ("sm_90", "nested_lse", "ieee"): Launch(64, 64, 16, 8, 2),
     ("sm_100", "nested_lse", "half"): Launch(64, 64, 64, 8, 4),
     ("sm_100", "nested_lse", "masked"): Launch(64, 64, 64, 8, 4),
     ("sm_100", "nested_lse", "tf32"): Launch(64, 64, 32, 8, 3),
@@ -117,6 +123,7 @@ TABLE |= {
     for architecture, operands in DEFAULTS
 }
 TABLE["sm_90", "nested_grad", "half"] = Launch(128, 64, 64, 8, 4)
+TABLE["sm_90", "nested_grad", "ieee"] = Launch(32, 64, 16, 8, 3)
 # A program's rows and their gradient (BLOCK_M, D) stay in registers; the padded width D is a part of the key.
 _ROW_GRAD: dict[Op, Launch] = {
     "row_grad_64": Launch(64, 64, 64, 4, 2),

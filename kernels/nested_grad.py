@@ -33,7 +33,7 @@ from simtile.kernels.accumulate import (
     gradient_type,
     workspace_shape,
 )
-from simtile.kernels.launch import Launch, pick
+from simtile.kernels.launch import FUSED, Launch, pick
 from simtile.kernels.nested_lse import Prefixes, alignment, ascending, divided, shape_arguments, tile_arguments
 from simtile.kernels.pair_grad import probabilities
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
@@ -163,7 +163,7 @@ def nested_lse_bwd(
                 GROUP=launch.group, ALIGNED=alignment(dims), **tile_arguments(block, launch),
             )  # fmt: skip
             size = h * out.stride(0)  # what lies between the rows is summed as well, and not used
-            _suffix_sum_kernel[(triton.cdiv(size, 1024),)](out, size, K, BLOCK=1024)
+            _suffix_sum_kernel[(triton.cdiv(size, 1024),)](out, size, K, BLOCK=1024, **FUSED)
         sums.add(out.unflatten(0, (K, h)), row_dot.sum(1), column_dot.sum(1), m, n)
     return sums.finish()
 

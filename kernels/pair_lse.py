@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from simtile.kernels.launch import Launch, pick, precision
+from simtile.kernels.launch import FUSED, Launch, pick, precision
 from simtile.kernels.pairs import Direction, PairOptions, Pairs, blocks
 from simtile.kernels.tile import all_scores, dot_tile, leave_out, meets_diagonal, scores, tile_position
 
@@ -283,9 +283,9 @@ def reduce_sums(
     tiles_m, tiles_n = tile_max.shape
     if row is not None:
         _lse_reduce_kernel[(tiles_m,)](
-            row_sum, tile_max, row, tiles_n, row.shape[0], 1, tiles_n, TILE=launch.block_m, BLOCK_R=16
+            row_sum, tile_max, row, tiles_n, row.shape[0], 1, tiles_n, TILE=launch.block_m, BLOCK_R=16, **FUSED
         )
     if column is not None:
         _lse_reduce_kernel[(tiles_n,)](
-            column_sum, tile_max, column, tiles_m, column.shape[0], tiles_n, 1, TILE=launch.block_n, BLOCK_R=16
+            column_sum, tile_max, column, tiles_m, column.shape[0], tiles_n, 1, TILE=launch.block_n, BLOCK_R=16, **FUSED
         )

@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from simtile import functional as f
 
@@ -158,3 +159,35 @@ def test_a_scale_kept_on_the_cpu_gets_its_gradient_there():
     x, y = matrices(torch.float32)
     given = (x, y, torch.empty(()), *[None] * 9, "exclude", "keep", 1.0, "chunked")
     assert OPS.pair_softplus(*given, *[True] * 3, False, False)[3].device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_statistics(dtype):
+    stats = f.pair_stats(*matrices(dtype), betas=[1.0, 2.0], ks=[3])
+    for part, shape in ((stats.lse, (2, N)), (stats.mean, (N,)), (stats.var, (N,)), (stats.top, (3, N))):
+        check(part, shape, wide(dtype))
+    check(OPS.scale_vector(torch.empty((), dtype=wide(dtype), device=GPU), stats.mean), (N,), wide(dtype))
+
+
+class Called(TorchDispatchMode):
+    """Notes the names of the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.name().partition(".")[0])
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_operator_is_left_out():
+    with Called() as called:
+        test_losses("pair_softplus", "recompute", torch.bfloat16)
+        test_prefixes_and_a_matrix_against_itself(torch.bfloat16)
+        test_pair_topk(torch.bfloat16)
+        test_gradients("recompute", torch.bfloat16)
+        test_gradients_of_topk(torch.bfloat16)
+        test_statistics(torch.bfloat16)
+    registered = {schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("simtile::")}
+    assert registered <= called.names

@@ -10,11 +10,12 @@ from simtile.kernels.launch import Architecture, Launch, Op, Operands, entry
 from simtile.kernels.nested_grad import _nested_grad_kernel, _suffix_sum_kernel
 from simtile.kernels.nested_lse import _nested_lse_fix_kernel, _nested_lse_fwd_kernel
 from simtile.kernels.pair_grad import _pair_grad_kernel
-from simtile.kernels.pair_lse import _lse_reduce_kernel, _pair_lse_fix_kernel, _pair_lse_fwd_kernel
+from simtile.kernels.pair_lse import _pair_lse_fix_kernel, _pair_lse_fwd_kernel
 from simtile.kernels.pair_rank import _pair_rank_kernel
 from simtile.kernels.pair_softplus import _pair_softplus_kernel
 from simtile.kernels.pair_stats import _pair_stats_kernel
 from simtile.kernels.pair_topk import GROUPED, _group_max_kernel, _rescore_kernel
+from simtile.kernels.partial_sums import _lse_reduce_kernel
 from simtile.kernels.row_grad import _row_grad_kernel, row_grad_op
 from simtile.kernels.tile import Terms
 
@@ -39,6 +40,7 @@ _RULES: dict[str, dict[str, Any]] = {
     "threshold": {"terms": _THRESHOLD},
 }
 """Arguments that leave pairs out, beside those of a plain job."""
+_CLASSES: tuple[Operands, ...] = ("half", "tf32", "ieee")
 _ARCHITECTURES: tuple[Architecture, ...] = ("sm_80", "sm_90", "sm_100", "gfx942")
 
 
@@ -68,11 +70,6 @@ def cases() -> Iterator[Case]:
         yield from _nested_cases(architecture)
         yield from _topk_cases(architecture)
         yield from _count_cases(architecture)
-
-
-def _operand_classes(architecture: Architecture) -> tuple[Operands, ...]:
-    # CDNA 3 has an xf32 instruction that Triton does not emit for float32 operands at "tf32".
-    return ("half", "ieee") if architecture == "gfx942" else ("half", "tf32", "ieee")
 
 
 def _held(operands: Operands, masked: bool) -> Operands:
@@ -127,7 +124,7 @@ def _lse_cases(architecture: Architecture) -> Iterator[Case]:
     plain = {"both": {**both, "own": "*fp32", "terms": _SKIP}, "row": row, "column": {**both, "row_sum": None}}
     plain["row, stash"] = {**row, "stash": "*fp32"}
     stashed = {**plain["both"], "stash": "*fp16"}  # the plan "stash" of two-sided losses, for bfloat16 only
-    for operands in _operand_classes(architecture):
+    for operands in _CLASSES:
         if operands == "half":
             yield _case(
                 "pair_lse_fwd", "both, stash", _pair_lse_fwd_kernel, architecture, "masked", stashed, exponentials=1.0
@@ -155,7 +152,7 @@ def _lse_cases(architecture: Architecture) -> Iterator[Case]:
 
 
 def _grad_cases(architecture: Architecture) -> Iterator[Case]:
-    for operands in _operand_classes(architecture):
+    for operands in _CLASSES:
         row = {"row_lse": "*fp32", "row_coef": "*fp32", "column_lse": None, "column_coef": None, "diagonal_coef": None}
         row |= {"stash": None, "stride_stash": "i32", "stride_out": "i32", "out": _ELEMENT[operands]}
         both = {**row, "column_lse": "*fp32", "column_coef": "*fp32"}
@@ -191,7 +188,7 @@ def _row_grad_cases(architecture: Architecture) -> Iterator[Case]:
 
 def _softplus_cases(architecture: Architecture) -> Iterator[Case]:
     flip = {"terms": _PLAIN._replace(x_bias="*fp32", flip="i32")}
-    for operands in _operand_classes(architecture):
+    for operands in _CLASSES:
         forward = {"row_sum": "*fp32", "row_coef": None, "out": None, "stride_out": "i32", "terms": _PLAIN}
         gradient = {**forward, "row_coef": "*fp32", "out": _ELEMENT[operands]}
         plain = {"forward": forward, "gradient": gradient}
@@ -210,7 +207,7 @@ def _softplus_cases(architecture: Architecture) -> Iterator[Case]:
 def _nested_cases(architecture: Architecture) -> Iterator[Case]:
     shared: dict[str, Any] = {"bounds": "*i32", "inv_x": "*fp32", "inv_y": "*fp32", "prefixes": "i32", "ALIGNED": 16}
     sums = {**shared, "row_sum": "*fp32", "column_sum": "*fp32", "tile_max": "*fp32", "terms": _SKIP}
-    for operands in _operand_classes(architecture):
+    for operands in _CLASSES:
         coefficients = {**shared, "terms": _SKIP, "row_lse": "*fp32", "row_coef": "*fp32", "column_lse": "*fp32"}
         coefficients |= {
             "column_coef": "*fp32",
@@ -239,7 +236,7 @@ def _nested_cases(architecture: Architecture) -> Iterator[Case]:
 def _topk_cases(architecture: Architecture) -> Iterator[Case]:
     ops: tuple[Op, ...] = ("pair_topk", "pair_topk_few")
     for op in ops:
-        for operands in _operand_classes(architecture):
+        for operands in _CLASSES:
             plain = {"y_scale": None, "y_bias": None, "maxima": "*fp32", "groups": "i32", "GROUPED": GROUPED}
             plain |= {"chosen": "*i64", "out": "*fp32", "chosen_count": "i32"}
             scaled = {**plain, "y_scale": "*fp32", "y_bias": "*fp32", "terms": _LISTS._replace(skip=None)}
@@ -259,7 +256,7 @@ def _topk_cases(architecture: Architecture) -> Iterator[Case]:
 
 
 def _count_cases(architecture: Architecture) -> Iterator[Case]:
-    for operands in _operand_classes(architecture):
+    for operands in _CLASSES:
         counts: dict[str, Any] = {"target": "*fp32", "above": "*i32", "equal": "*i32", "OWN": False, "terms": _SKIP}
         yield _case("pair_rank", "count", _pair_rank_kernel, architecture, operands, counts)
         own = {**counts, "above": None, "equal": None, "OWN": True}

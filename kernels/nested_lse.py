@@ -5,7 +5,7 @@
 
 The dot product of a prefix is a partial sum of the next one's, so all K cost one GEMM and K passes over the tile in
 registers, where a loss a prefix [1] costs a GEMM a prefix. Sums, flags and memory are those of
-:mod:`simtile.kernels.pair_lse`, K times; the gradient is in :mod:`simtile.kernels.nested_grad`.
+:mod:`simtile.kernels.partial_sums`, K times; the gradient is in :mod:`simtile.kernels.nested_grad`.
 
 [1] Kusupati et al., Matryoshka representation learning, arXiv:2205.13147.
 """
@@ -23,15 +23,8 @@ import triton.language as tl
 from torch import Tensor
 
 from simtile.kernels.launch import Launch, pick, precision
-from simtile.kernels.pair_lse import (
-    FLAGGED,
-    PARTIALS_BYTES,
-    log_sum,
-    partials_block,
-    reduce_sums,
-    store_sums,
-)
 from simtile.kernels.pairs import Direction, PairOptions, Pairs, blocks
+from simtile.kernels.partial_sums import FLAGGED, PARTIALS_BYTES, log_sum, partials_block, reduce_sums, store_sums
 from simtile.kernels.tile import dot_range, leave_out, tile_position
 
 if TYPE_CHECKING:

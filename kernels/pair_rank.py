@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from simtile.kernels.launch import Launch, pick, precision
-from simtile.kernels.pair_lse import PARTIALS_BYTES, partials_block
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
+from simtile.kernels.partial_sums import PARTIALS_BYTES, partials_block
 from simtile.kernels.tile import all_scores, dot_tile, leave_out, meets_diagonal, tile_position
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from simtile.kernels.accumulate import (
     workspace,
 )
 from simtile.kernels.launch import Launch, pick, precision
-from simtile.kernels.pair_lse import PARTIALS_BYTES, partials_block
 from simtile.kernels.pairs import PairOptions, Pairs, blocks
+from simtile.kernels.partial_sums import PARTIALS_BYTES, partials_block
 from simtile.kernels.tile import all_scores, dot_tile, flipped, leave_out, tile_position
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ import triton.language as tl
 from torch import Tensor
 
 from simtile.kernels.launch import Launch, pick, precision
-from simtile.kernels.pair_lse import PARTIALS_BYTES
 from simtile.kernels.pair_topk import pair_topk_fwd
 from simtile.kernels.pairs import Pairs, blocks
+from simtile.kernels.partial_sums import PARTIALS_BYTES
 from simtile.kernels.tile import dot_tile, tile_position
 
 

@@ -199,6 +199,6 @@ def scores(
     IDS_MODE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Base-2 scores of a tile of dot products, -inf where a pair is left out."""
+    """Scores of a tile of dot products, -inf where a pair is left out."""
     s = all_scores(dot, terms, rm, rn, M, N)
     return leave_out(s, terms, tile, rm, rn, M, N, BLOCK_M, BLOCK_N, BLOCK_K, IDS_MODE, PRECISION)

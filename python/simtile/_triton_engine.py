@@ -21,12 +21,13 @@ from simtile.kernels.launch import TUNED_FILE, load_tuned
 from simtile.kernels.nested_grad import nested_lse_bwd
 from simtile.kernels.nested_lse import nested_lse_fwd
 from simtile.kernels.pair_grad import pair_lse_bwd
-from simtile.kernels.pair_lse import PARTIALS_BYTES, pair_lse_fwd
+from simtile.kernels.pair_lse import pair_lse_fwd
 from simtile.kernels.pair_nll import Link, pair_nll_fwd
 from simtile.kernels.pair_rank import pair_rank_fwd
 from simtile.kernels.pair_softplus import pair_softplus_fwd
 from simtile.kernels.pair_stats import pair_stats_fwd
 from simtile.kernels.pair_topk import GROUPED, pair_topk_fwd
+from simtile.kernels.partial_sums import PARTIALS_BYTES
 from simtile.kernels.row_grad import WIDEST, narrow_lse_bwd
 from simtile.kernels.self_lse import self_lse_bwd, self_lse_fwd
 

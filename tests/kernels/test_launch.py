@@ -92,6 +92,40 @@ def test_a_good_case_passes_all_gates() -> None:
     assert faults(case(tensor_core=False), Figures(128, 0, 0, 0, 1.0), {"registers": 200}) == []
 
 
+def test_the_largest_tiles_of_sm_90_fit_as_promised() -> None:
+    """A forward tile of 128 x 256 pairs with one exponential a pair; a backward tile in 192 KB."""
+    recorded = json.loads(aot.FIGURES.read_text())["figures"]
+    tile, forward = entry("sm_90", "pair_lse_fwd", "half"), recorded["sm_90 pair_lse_fwd half both"]
+    assert tile.block_m * tile.block_n == 128 * 256
+    assert forward["spills"] == 0 and forward["exponentials"] <= 1.01
+    backward = recorded["sm_90 pair_lse_bwd half both"]
+    assert backward["spills"] == 0 and backward["shared"] <= 192 << 10
+
+
+def test_every_entry_that_can_be_picked_is_compiled() -> None:
+    """By its own kernel, under each class of operands that a job of that operation may have."""
+    compiled = {tuple(case.name.split()[:3]) for case in aot_table.cases()}
+    guided = {"pair_lse_fwd", "pair_lse_bwd", "pair_softplus"}
+    plain = {"pair_stats"}  # takes no rules
+    for architecture in get_args(Architecture):
+        for op in get_args(Op):
+            classes = {"half", "masked", "guided", "tf32", "ieee"}
+            classes -= set() if op in guided else {"guided"}
+            classes -= {"masked"} if op in plain else set()
+            classes -= {"tf32", "ieee"} if op.startswith("row_grad") else set()  # bfloat16 alone
+            for operands in classes:
+                assert (architecture, op, operands) in compiled
+
+
+def test_another_triton_is_told_that_registers_are_not_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setattr(aot.triton, "__version__", "3.99.0")
+    assert aot.main(["--only", "nothing is called this"]) == 0
+    assert "triton 3.99.0: registers are not compared" in capsys.readouterr().out
+
+
 def test_figures_are_recorded_for_every_case_without_spills() -> None:
     recorded = json.loads(aot.FIGURES.read_text())["figures"]
     names = [one.name for one in aot_table.cases()]

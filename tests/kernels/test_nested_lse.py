@@ -75,8 +75,10 @@ def check(
         float((weight.sum(0) / part[:, 0].abs()).max()) for weight, part in zip(weights, (x, y), strict=True)
     )
     for name, actual, bar, exactly in zip(("x", "y", "scale"), grads, naive, truth, strict=False):
-        magnitude = {"scale": float(K)}.get(name, whole if x.shape[1] == 1 else None)
+        magnitude = {"scale": float(K * sum(used))}.get(name, whole if x.shape[1] == 1 else None)
         floor = sum_floor(len(x), len(y))
+        if name == "scale":  # half an ulp of a log-sum-exp, which may be the same in every row, in all its coefficients
+            floor = max(floor, scale / 2)
         assert_as_accurate(actual, bar, exactly.numpy(), magnitude=magnitude, floor=floor)
 
 
@@ -113,9 +115,10 @@ def test_one_direction_without_normalisation(direction: str, rng: np.random.Gene
     check(x, y, (5, 20), 1.0, normalize=False, direction=direction)
 
 
-def test_a_prefix_opposed_to_everything_does_not_underflow(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_prefix_opposed_to_everything_does_not_underflow(scale: float, rng: np.random.Generator) -> None:
     x, y = (rounded(part, torch.float32)[0] for part in opposed_row(rng, 40, 37, 24))
-    check(x, y, (8, 24), 100.0, gradient=False)
+    check(x, y, (8, 24), scale)
 
 
 def test_blocks_merge(rng: np.random.Generator) -> None:

@@ -8,7 +8,7 @@ import torch
 from jobs import DTYPES, SCALES, SHAPES, Dense, Job, dense_gradients, job, sum_floor
 from torch import Tensor
 
-from accuracy import assert_as_accurate, rounded, saturated_pairs
+from accuracy import assert_as_accurate, opposed_row, rounded, saturated_pairs
 from simtile.kernels import pair_nll, reference_torch
 from simtile.kernels.accumulate import Wanted
 from simtile.kernels.pair_nll import Link, pair_nll_fwd
@@ -67,6 +67,13 @@ def test_own_targets_under_both_links(link: Link, scale: float, rng: np.random.G
 @pytest.mark.parametrize("rule", ["exclude", "only", "lists", "bias", "threshold"])
 def test_every_rule(rule: str, rng: np.random.Generator) -> None:
     check(job(rng, 37, 70, 20, scale=14.0, rules=(rule,)), "softplus")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("link", ["lse", "softplus"])
+def test_a_row_opposed_to_everything(link: Link, scale: float, rng: np.random.Generator) -> None:
+    x, y = (rounded(part, torch.float32)[0] for part in opposed_row(rng, 37, 40, 24))
+    check(Job(x, y, {"scale": torch.tensor(scale)}), link)
 
 
 def test_blocks_of_rows_and_recomputation_agree(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

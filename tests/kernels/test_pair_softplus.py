@@ -7,10 +7,10 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from jobs import DTYPES, SHAPES, Dense, Job, dense_gradients, job, sum_floor
+from jobs import DTYPES, SCALES, SHAPES, Dense, Job, dense_gradients, job, sum_floor
 from torch import Tensor
 
-from accuracy import assert_as_accurate
+from accuracy import assert_as_accurate, opposed_row, rounded
 from simtile.kernels import reference_torch
 from simtile.kernels.accumulate import Wanted
 from simtile.kernels.pair_softplus import log1p_unit, pair_softplus_fwd
@@ -63,7 +63,7 @@ def test_every_shape(M: int, N: int, D: int, dtype: torch.dtype, rng: np.random.
     check(Job(given.x, given.y, {**given.options, "x_bias": torch.full((M,), -10.0), "flip_diagonal": True}))
 
 
-@pytest.mark.parametrize("scale", [1.0, 14.0, 100.0, 1 / 0.003])
+@pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("positives", ["diagonal", "ids", "both"])
 def test_positives_flip_their_sign(positives: str, scale: float, rng: np.random.Generator) -> None:
     given = job(rng, 37, 70, 20, scale=scale, rules=("bias", "exclude"))
@@ -76,6 +76,12 @@ def test_positives_flip_their_sign(positives: str, scale: float, rng: np.random.
 @pytest.mark.parametrize("rule", ["exclude", "only", "lists", "diagonal", "threshold"])
 def test_every_rule(rule: str, rng: np.random.Generator) -> None:
     check(job(rng, 37, 70, 20, scale=14.0, rules=(rule,)))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_row_opposed_to_everything(scale: float, rng: np.random.Generator) -> None:
+    x, y = (rounded(part, torch.float32)[0] for part in opposed_row(rng, 37, 40, 24))
+    check(Job(x, y, {"scale": torch.tensor(scale), "flip_diagonal": True}))
 
 
 def test_blocks_add_up(rng: np.random.Generator) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from jobs import SHAPES
 
-from accuracy import assert_as_accurate, rounded, unit_rows
+from accuracy import assert_as_accurate, opposed_row, rounded, unit_rows
 from simtile.kernels import reference
 from simtile.kernels.pair_stats import pair_stats_fwd
 
@@ -29,6 +29,11 @@ def check(bank: torch.Tensor, y: torch.Tensor, k: int = 3, **execution: int) -> 
 @pytest.mark.parametrize(("M", "N", "D"), SHAPES)
 def test_every_shape(M: int, N: int, D: int, dtype: torch.dtype, rng: np.random.Generator) -> None:
     check(rounded(unit_rows(rng, M, D), dtype)[0], rounded(unit_rows(rng, N, D), dtype)[0])
+
+
+def test_a_column_opposed_to_the_whole_bank(rng: np.random.Generator) -> None:
+    y, bank = (rounded(part, torch.float32)[0] for part in opposed_row(rng, 40, 70, 24))
+    check(bank, y)
 
 
 def test_blocks_of_the_bank_merge(rng: np.random.Generator) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from accuracy import assert_as_accurate, rounded, unit_rows, with_duplicates
+from accuracy import assert_as_accurate, opposed_row, rounded, unit_rows, with_duplicates
 from simtile.kernels import pair_topk, reference
 from simtile.kernels.pair_topk import best_of, pair_topk_fwd
 
@@ -50,6 +50,12 @@ def test_ties_go_to_the_smaller_column(rng: np.random.Generator) -> None:
     """A third of the columns distinct: every cut runs through equal scores."""
     y = rounded(with_duplicates(rng, 400, 6), torch.float32)[0]
     check(rounded(unit_rows(rng, 4, 6), torch.float32)[0], y, 10)
+
+
+def test_a_row_opposed_to_everything(rng: np.random.Generator) -> None:
+    """Equal columns: of -1 to the first row, about 1 to the others."""
+    x, y = (rounded(part, torch.float32)[0] for part in opposed_row(rng, 5, 300, 24))
+    check(x, y, 4)
 
 
 def test_a_large_bucket_of_equal_scores() -> None:

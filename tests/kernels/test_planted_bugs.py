@@ -20,7 +20,7 @@ import test_pair_topk
 from accuracy import opposed_row, rounded, unit_rows
 
 KERNELS = Path(simtile.kernels.__file__).parent
-CHAIN = ("tile", "pair_lse", "pair_grad", "pair_softplus", "pair_topk", "nested_lse", "nested_grad")
+CHAIN = ("tile", "partial_sums", "pair_lse", "pair_grad", "pair_softplus", "pair_topk", "nested_lse", "nested_grad")
 """The files that hold kernels, each after those it imports from."""
 
 
@@ -78,11 +78,11 @@ def test_a_faithful_copy_passes(tmp_path: Path, rng: np.random.Generator, monkey
         pytest.param("tile", "if (first_m + BLOCK_M > M) | (first_n + BLOCK_N > N):", "if M < 0:", id="padding"),
         pytest.param("tile", "inside = rk < end - k", "inside = rk < end - k - 1", id="last-coordinate"),
         pytest.param("tile", "(rm + terms.skip)[:, None]", "(rm + terms.skip + 1)[:, None]", id="wrong-diagonal"),
-        pytest.param("pair_lse", "total = total * tl.exp(top - shift) +", "total = total +", id="no-rescale"),
-        pytest.param("pair_lse", "lowest < SUM_FLOOR, FLAGGED, top", "lowest < 0.0, FLAGGED, top", id="underflow"),
-        pytest.param("pair_lse", "M + rm, sums, mask=rm < M)", "M + rm, sums, mask=rm < M - 1)", id="unwritten-tail"),
-        pytest.param("pair_lse", "sums = tl.sum(e, 1)", "sums = tl.sum(e, 1) * 1.0005", id="row-sum-0.05-percent"),
-        pytest.param("pair_lse", "sums_n = tl.sum(e, 0)", "sums_n = tl.sum(e, 0) * 1.0005", id="column-sum"),
+        pytest.param("partial_sums", "total = total * tl.exp(top - shift) +", "total = total +", id="no-rescale"),
+        pytest.param("partial_sums", "lowest < SUM_FLOOR, FLAGGED, top", "lowest < 0.0, FLAGGED, top", id="underflow"),
+        pytest.param("partial_sums", "rm, sums, mask=rm < M)", "rm, sums, mask=rm < M - 1)", id="unwritten-tail"),
+        pytest.param("partial_sums", "sums = tl.sum(e, 1)", "sums = tl.sum(e, 1) * 1.0005", id="row-sum-0.05-percent"),
+        pytest.param("partial_sums", "sums_n = tl.sum(e, 0)", "sums_n = tl.sum(e, 0) * 1.0005", id="column-sum"),
         pytest.param("pair_grad", "tl.expand_dims(weight, AXIS) *", "1.0005 * tl.expand_dims(weight, AXIS) *",
                      id="coefficient-0.05-percent"),
         pytest.param("pair_grad", "p.to(out.dtype.element_ty), mask=inside", "p.to(out.dtype.element_ty), mask=inside"

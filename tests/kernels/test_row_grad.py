@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from jobs import SCALES, SHAPES, job
+from jobs import SCALES, SHAPES, Job, job
 
 import test_pair_lse
+from accuracy import opposed_row, rounded
 from simtile.kernels.accumulate import Wanted
 from simtile.kernels.row_grad import narrow_lse_bwd
 
@@ -27,6 +28,12 @@ def test_every_shape(M: int, N: int, D: int, rng: np.random.Generator) -> None:
 @pytest.mark.parametrize("rule", ["exclude", "only", "diagonal", "bias"])
 def test_every_rule(rule: str, scale: float, rng: np.random.Generator) -> None:
     test_pair_lse.check_backward(job(rng, 37, 70, 20, dtype=torch.bfloat16, scale=scale, rules=(rule,)))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_row_opposed_to_everything(scale: float, rng: np.random.Generator) -> None:
+    x, y = (rounded(part, torch.bfloat16)[0] for part in opposed_row(rng, 40, 37, 24))
+    test_pair_lse.check_backward(Job(x, y, {"scale": torch.tensor(scale)}))
 
 
 @pytest.mark.parametrize("directions", ["row", "column"])

@@ -8,7 +8,7 @@ import torch
 from jobs import DTYPES, SCALES, sum_floor
 from torch import Tensor
 
-from accuracy import assert_as_accurate, rounded, unit_rows
+from accuracy import assert_as_accurate, opposed_row, rounded, unit_rows
 from simtile.kernels import reference_torch
 from simtile.kernels.self_lse import self_lse_bwd, self_lse_fwd
 
@@ -52,6 +52,11 @@ def test_every_size(M: int, dtype: torch.dtype, rng: np.random.Generator) -> Non
 def test_labels(ids_mode: str, scale: float, rng: np.random.Generator) -> None:
     x = rounded(unit_rows(rng, 70, 20), torch.float32)[0]
     check(x, scale, torch.from_numpy(rng.integers(0, 5, 70)), ids_mode, block_rows=32)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_row_opposed_to_everything(scale: float, rng: np.random.Generator) -> None:
+    check(rounded(opposed_row(rng, 70, 1, 20)[0], torch.float32)[0], scale, block_rows=32)
 
 
 def test_the_size_of_blocks_does_not_matter(rng: np.random.Generator) -> None:

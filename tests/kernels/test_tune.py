@@ -87,6 +87,26 @@ def test_what_is_found_is_written_and_read_back(tmp_path: Path, monkeypatch: pyt
     assert entry("sm_80", "pair_rank", "half") == BEST
 
 
+def test_the_command_writes_the_file_that_the_first_job_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a pretended GPU: the race itself has the tests above."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a pretended card")
+    monkeypatch.setattr(launch, "architecture_of", lambda _: "sm_90")
+    monkeypatch.setattr(launch, "_tuned", {})
+    seen: list[Launch] = []
+    monkeypatch.setattr(tune, "jobs", lambda *_: {"pair_lse_fwd": seen.append})
+    monkeypatch.setattr(tune, "gpu_seconds", lambda run: (run(), distance(seen[-1]))[1])
+    out = tmp_path / "a folder that is not there yet" / "launches.json"
+    assert main(["tune", "--out", str(out)]) == 0
+    assert "a pretended card: sm_90" in capsys.readouterr().out
+    load_tuned(out)
+    for operands in ("half", "masked", "tf32", "ieee"):
+        assert entry("sm_90", "pair_lse_fwd", operands) == BEST
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without a GPU is meant")
 def test_without_a_gpu_it_says_so_and_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tune", "--out", str(tmp_path / "none.json")]) == 2

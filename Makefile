@@ -40,8 +40,8 @@ test-neon:
 test-kernels: build
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/kernels
 
-# What docs/faults.md lists, for longer: some 10 minutes on two cores, with Ray where it is installed. The last lines compile the
-# engine for a Python without the GIL, against a description of one.
+# What docs/faults.md lists, for longer, with Ray where it is installed: 16 minutes with WORKERS=1 on two cores that others used
+# too. The last line compiles the engine for a Python without the GIL, against a description of one; 3 minutes.
 fuzz: build
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/fuzz
 	PYO3_CONFIG_FILE=$(abspath rust/free_threaded.txt) $(CARGO) check --features python --target-dir rust/target/free-threaded $(MANIFEST)

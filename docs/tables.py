@@ -260,12 +260,16 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 
 
+def drawings() -> dict[Path, str]:
+    """The files of docs/pictures, and the SVG that belongs into each."""
+    drawn = report.figures(processor())
+    return {ROOT / "docs" / "pictures" / f"{name}.svg": svg for name, (_, svg) in drawn.items() if name in PICTURES}
+
+
 def main() -> None:
-    folder = ROOT / "docs" / "pictures"
-    folder.mkdir(exist_ok=True)
-    for name, (_, svg) in report.figures(processor()).items():
-        if name in PICTURES:
-            (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
+    for path, svg in drawings().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(svg, encoding="utf-8")
     for path in pages():
         before = path.read_text(encoding="utf-8")
         after = renewed(before)

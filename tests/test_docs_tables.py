@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("matplotlib")
+matplotlib = pytest.importorskip("matplotlib")
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -35,6 +35,13 @@ def test_a_changed_figure_is_noticed():
 def test_an_unknown_table_is_an_error():
     with pytest.raises(KeyError, match="recals"):
         tables.renewed("<!-- table recals -->\n<!-- end -->")
+
+
+def test_pictures_are_those_of_the_results():
+    if f"matplotlib=={matplotlib.__version__}" not in (ROOT / "constraints.txt").read_text(encoding="utf-8"):
+        pytest.skip("another matplotlib draws other paths")
+    for path, svg in tables.drawings().items():
+        assert path.read_text(encoding="utf-8") == svg, "run: python docs/tables.py"
 
 
 def test_every_picture_that_is_shown_is_there():

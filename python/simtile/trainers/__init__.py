@@ -1,4 +1,4 @@
-"""Trainers: whole contrastive jobs on data that comes with Python packages, each a few minutes on two cores.
+"""Trainers: whole contrastive jobs on data that comes with Python packages, small enough for two cores.
 
     simtile train clip        images of characters and their Unicode names, two towers
     simtile train simclr      handwritten digits without labels, two augmented views

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 
@@ -95,6 +96,8 @@ def test_a_row_is_read(tmp_path):
         ("number = 58", 'number = "58"', "x.toml: number: a int"),
         ('checked = "code"', 'checked = "code"\nstars = 5', "x.toml: unknown field 'stars'"),
         ("steps = 2", "stops = 2", "x.toml: recipe: tiny: not among the keys of config"),
+        ("steps = 3", "steps = 3\nseed = [1, 1]", "x.toml: recipe: seed: a whole number or a list of different ones"),
+        ("steps = 3", "steps = 3\nseed = []", "x.toml: recipe: seed: a whole number or a list of different ones"),
         ("margin = 0.1", "margin = -0.1", "x.toml: recipe: margin: finite and not negative"),
         ("margin = 0.1", "margin = nan", "x.toml: recipe: margin: finite and not negative"),
         ('better = "higher"', 'better = "bigger"', "x.toml: recipe: better: one of"),
@@ -124,6 +127,27 @@ def test_only_the_last_tier_does_without_a_recipe_and_says_why(tmp_path):
 def test_a_claim_is_judged_by_its_margin(better, measured, holds):
     recipe = registry.Recipe("m:f", "s", "b", better, 0.1 - 1e-12)
     assert judge(recipe, Outcome(measured, 1.0)).holds == holds
+
+
+def test_several_seeds_are_averaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        registry.Recipe, "function",
+        lambda self: lambda steps, seed: Outcome(float(seed), 1.0, {"steps": float(steps + seed)}),
+    )  # fmt: skip
+    paper = row(tmp_path, ROW.replace("steps = 3", "steps = 3\nseed = [2, 5]"))
+    outcome = recipes.run(paper)
+    assert (outcome.measured, outcome.baseline, outcome.table["steps"]) == (3.5, 1.0, 6.5)
+    assert [outcome.table[f"measured - baseline, seed {seed}"] for seed in (2, 5)] == [1.0, 4.0]
+    assert recipes.run(paper, seed=2).measured == 2.0
+
+
+def test_a_recorded_run_keeps_the_other_rows(tmp_path, capsys):
+    file = tmp_path / "results.json"
+    file.write_text('{"metrix": {"measured": 1.0}, "limit": {"measured": 2.0}}', encoding="utf-8")
+    assert main(["recipe", "words", "limit", "--tiny", "--json", str(file)]) == 0
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert list(found) == ["metrix", "limit", "words"] and found["metrix"] == {"measured": 1.0}
+    assert found["limit"]["measured"] == 0 and found["words"]["holds"]
 
 
 def test_the_command_lists_and_refuses(capsys):

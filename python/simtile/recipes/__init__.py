@@ -2,7 +2,7 @@
 
     simtile recipe --list            every paper, and whether it has a recipe
     simtile recipe supremix          run one; prints what it shows beside the baseline that it should beat
-    simtile recipe all --json F      run all, and keep what they measured
+    simtile recipe all --json F      run all, and keep what they measured; some: the others in F stay
 
 ``pip install "simtile[train]"`` brings what they need; nothing is downloaded. A row is a file in ``papers/``
 (:mod:`simtile.recipes.registry`), a recipe a function that returns an :class:`Outcome`; the claim, its baseline and its
@@ -16,9 +16,10 @@ import difflib
 import json
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simtile.recipes.claim import Outcome, Verdict, judge
+from simtile.recipes.claim import Outcome, Verdict, judge, mean_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,8 @@ __all__ = ["Outcome", "Verdict", "judge", "main", "run"]
 def run(paper: Paper, *, tiny: bool = False, **overrides: Any) -> Outcome:
     """Run the recipe of ``paper``; ``overrides`` replace keywords of its configuration.
 
+    A list of seeds means a run with each, and the mean of what they measured.
+
     Raises
     ------
     ValueError      a paper without a recipe, or an override that its configuration does not have
@@ -40,7 +43,11 @@ def run(paper: Paper, *, tiny: bool = False, **overrides: Any) -> Outcome:
     options = paper.recipe.options(tiny=tiny)
     if unknown := sorted(set(overrides) - set(options)):
         raise ValueError(f"overrides: {paper.id} has no {', '.join(unknown)}, only {', '.join(sorted(options))}")
-    return paper.recipe.function()(**{**options, **overrides})
+    function, options = paper.recipe.function(), {**options, **overrides}
+    seeds = options.get("seed")
+    if not isinstance(seeds, list):
+        return function(**options)
+    return mean_outcome({seed: function(**{**options, "seed": seed}) for seed in seeds})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("ids", nargs="*", metavar="ID", help="of --list; all: every one that can be run")
     parser.add_argument("--list", action="store_true", help="print the papers and stop")
     parser.add_argument("--tiny", action="store_true", help="the setting of the tests, a second or two each")
-    parser.add_argument("--json", metavar="FILE", help="write what was measured there")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write what was measured there; what it has of other recipes stays"
+    )
     wanted = parser.parse_args(argv)
     from simtile.recipes.registry import papers
 
@@ -71,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
     results = {id: _run_one(every[id], tiny=wanted.tiny) for id in chosen}
     if wanted.json:
-        with open(wanted.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-            file.write("\n")
+        _record(Path(wanted.json), results, order=list(every))
     return 0 if all(result["holds"] for result in results.values()) else 1
 
 
@@ -98,6 +105,13 @@ def _run_one(paper: Paper, *, tiny: bool) -> dict[str, Any]:
         "holds": verdict.holds, "margin": paper.recipe.bar(tiny=tiny), "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
     }  # fmt: skip
+
+
+def _record(file: Path, results: dict[str, Any], *, order: list[str]) -> None:
+    """Write results; those of other recipes that the file has stay, in the registry's order."""
+    kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    rows = {**kept, **results}
+    file.write_text(json.dumps({id: rows[id] for id in order if id in rows}, indent=1) + "\n", encoding="utf-8")
 
 
 def _print_list(every: dict[str, Paper]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,17 @@ class Outcome:
     measured: float
     baseline: float
     table: Mapping[str, float] = field(default_factory=dict)
+
+
+def mean_outcome(outcomes: Mapping[int, Outcome]) -> Outcome:
+    """What several seeds measured, averaged; the table gains by how much each is ahead of its baseline."""
+    found = list(outcomes.values())
+    table = {name: statistics.fmean(one.table[name] for one in found) for name in found[0].table}
+    ahead = {f"measured - baseline, seed {seed}": one.measured - one.baseline for seed, one in outcomes.items()}
+    return Outcome(
+        statistics.fmean(one.measured for one in found), statistics.fmean(one.baseline for one in found),
+        {**table, **ahead},
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

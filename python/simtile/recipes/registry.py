@@ -53,11 +53,12 @@ class Recipe:
     better : "higher", "lower" or "equal"
         "equal": an identity, |measured - baseline| <= margin.
     margin : float
-        By how much the measured value beats the baseline; fixed before the first run.
+        By how much the measured value beats the baseline; stated before the seeds of `config` and `tiny` were run.
     tiny_margin : float, optional
         The margin of the tiny setting; `margin` if it is left out.
     config, tiny : mapping
-        Keywords of `run`; `tiny` overrides some of them for the tests.
+        Keywords of `run`; `tiny` overrides some of them for the tests. A list as `seed` means one run with each, and a
+        claim about the mean.
     """
 
     run: str
@@ -159,6 +160,10 @@ def read(file: Path) -> Paper:
     for margin in (found.margin, found.bar(tiny=True)):
         if not (math.isfinite(margin) and margin >= 0):
             raise RegistryError(f"{file.name}: recipe: margin: finite and not negative, got {margin}")
+    for seed in (part["seed"] for part in (found.config, found.tiny) if "seed" in part):
+        seeds = seed if isinstance(seed, list) else [seed]
+        if not seeds or len(set(seeds)) < len(seeds) or any(type(one) is not int for one in seeds):
+            raise RegistryError(f"{file.name}: recipe: seed: a whole number or a list of different ones, got {seed}")
     if unknown := sorted(set(found.tiny) - set(found.config)):
         raise RegistryError(f"{file.name}: recipe: tiny: not among the keys of config: {unknown}")
     return dataclasses.replace(paper, recipe=found)

@@ -54,9 +54,11 @@ def interpolation(*, max_pairs: int, top_k: int, ridge: float, buckets: int, see
     return Outcome(recall(sets.interpolation, everything), recall(sets.extrapolation, everything), table)
 
 
-def ppmi(*, max_pairs: int, words: int, dim: int, k: int) -> Outcome:
+def ppmi(*, max_pairs: int, words: int, dim: int, k: int, share: float, seed: int) -> Outcome:
     """Words by what they occur with: positive pointwise mutual information, its singular vectors, an index of them."""
-    texts = [set(re.findall("[a-z]+", pair.query.lower())) for pair in CodePairs(max_pairs=max_pairs).corpus.train]
+    pairs = CodePairs(max_pairs=max_pairs).corpus.train
+    drawn = np.random.default_rng(seed).permutation(len(pairs))[: round(share * len(pairs))]
+    texts = [set(re.findall("[a-z]+", pairs[place].query.lower())) for place in drawn]
     counts = Counter(word for text in texts for word in sorted(text))
     place = {word: i for i, (word, _) in enumerate(counts.most_common(words))}
     bags = np.zeros((len(texts), len(place)), np.float32)
@@ -68,13 +70,13 @@ def ppmi(*, max_pairs: int, words: int, dim: int, k: int) -> Outcome:
     with np.errstate(divide="ignore", invalid="ignore"):
         information = np.log(together * together.sum() / (alone[:, None] * alone))
     left, values, _ = np.linalg.svd(np.where(information > 0, information, 0.0), hermitian=True)
-    pairs = np.array([(place[word], place[word + "s"]) for word in place if word + "s" in place])
+    plurals = np.array([(place[word], place[word + "s"]) for word in place if word + "s" in place])
 
     def found(vectors: NDArray[np.float64]) -> float:
-        _, ids = ExactIndex(vectors, metric="cosine").search(vectors[pairs[:, 0]], k + 1)  # each finds itself, too
-        return float((ids == pairs[:, 1:]).any(axis=1).mean())
+        _, ids = ExactIndex(vectors, metric="cosine").search(vectors[plurals[:, 0]], k + 1)  # each finds itself, too
+        return float((ids == plurals[:, 1:]).any(axis=1).mean())
 
-    table = {"words": float(len(place)), "words with a plural": float(len(pairs)), "by chance": k / len(place)}
+    table = {"words": float(len(place)), "words with a plural": float(len(plurals)), "by chance": k / len(place)}
     return Outcome(found(left[:, :dim] * np.sqrt(values[:dim])), found(together), table)
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize, relu
 
 from loss_checks import LargestTensor, drawn
+from plain_torch import gradients
 from simtile import losses
+from simtile._losses import supremix as module
 from simtile.demo.loss_cost import PeakMemory
 from simtile.functional import sup_con
 from simtile.mixing import metrix, mix_scores, supremix
@@ -109,13 +114,49 @@ def test_supremix_equals_materialised_mixtures_in_value_and_gradient(ages):
     torch.testing.assert_close(supremix(z, y, window=2.5, temperature=0.3, share=share), got.sum() / 12)
 
 
-def test_supremix_gradients_of_the_anchor_are_those_of_its_value(ages):
-    """Mixtures are constants: with labels that differ too much for mixed positives, α = 1 leaves gcheckable terms."""
-    z, y, _ = ages
-    ones = torch.ones(14, 14, dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda z: supremix(z, y, window=0.5, temperature=0.5, share=ones), (z.requires_grad_(),)
-    )
+def test_supremix_gradcheck_with_mixtures_held_fixed(ages):
+    """Mixtures are constants, which differences know nothing of: they are made of other rows here, equal ones."""
+    z, y, share = ages
+    parts = normalize(z, dim=1)
+
+    def fixed(z, temperature):
+        losses_, count = module.row_losses(
+            normalize(z, dim=1), parts, 1 / temperature, y, lambda rows: share[rows], 2.5
+        )
+        return losses_.sum() / (count > 0).sum()
+
+    inputs = [z.clone().requires_grad_(), torch.tensor(0.5, dtype=torch.float64, requires_grad=True)]
+    assert torch.autograd.gradcheck(fixed, inputs)
+    loss = supremix(inputs[0], y, window=2.5, temperature=inputs[1], share=share)
+    torch.testing.assert_close(loss, fixed(*inputs), rtol=1e-13, atol=0)
+    for got, want in zip(gradients(loss, inputs), gradients(fixed(*inputs), inputs), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-13)
+
+
+def test_supremix_in_small_pieces_is_the_same_and_stores_no_n_by_n(rng, monkeypatch):
+    """40 rows, of which 8 at a time are an anchor's smaller labels: 320 numbers, where all pairs are 1,600."""
+    (z,) = drawn(rng, (40, 4))
+    z, y = z.float().requires_grad_(), torch.from_numpy(rng.uniform(0, 9, 40)).float()
+
+    def run():
+        loss = supremix(z, y, window=4.0, generator=torch.Generator().manual_seed(3))
+        return [loss.detach(), *gradients(loss, [z])]
+
+    want = run()
+    monkeypatch.setattr(module, "WORKSPACE_BYTES", 8 * 4 * 8 * 40)
+    with LargestTensor() as largest:
+        found = run()
+    assert 320 <= largest.elements <= 400
+    for got, plain in zip(found, want, strict=True):
+        torch.testing.assert_close(got, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_supremix_draws_shares_by_row_that_are_beta_distributed_and_stay_the_same():
+    alpha = module._drawn(200, (2.0, 8.0), torch.Generator().manual_seed(0), like=torch.zeros(1).double())
+    found = alpha(slice(0, 200))
+    assert torch.equal(found[30:40], alpha(slice(30, 40))) and found.dtype == torch.float64
+    assert abs(float(found.mean()) - 0.2) < 0.005 and abs(float(found.var()) - 0.2 * 0.8 / 11) < 0.0005
+    assert len(found.unique()) > 0.99 * found.numel()
 
 
 def test_supremix_of_one_view_of_equal_labels_is_sup_con(rng):
@@ -136,6 +177,30 @@ def test_supremix_at_64_pairs_of_512_numbers_in_64_mib(rng, dtype):
     loss.backward()
     assert peak.growth_mb() < 64
     assert loss.dtype == torch.float32 and z.grad.dtype == dtype and torch.isfinite(z.grad).all()
+
+
+FIRST_CALLS = """
+import torch
+from simtile.demo.loss_cost import PeakMemory
+from simtile.mixing import metrix, mix_scores, supremix
+
+z = torch.randn(128, 512).requires_grad_()
+first, second = torch.arange(128).repeat(128), torch.arange(128).repeat_interleave(128)
+for loss in (
+    lambda: supremix(z, torch.linspace(0, 20, 64).repeat(2), window=8.0),
+    lambda: metrix(z, torch.arange(64).repeat(2)),
+    lambda: mix_scores(z, z, second.roll(7), first, second, torch.rand(len(first))).sum(),
+):
+    peak = PeakMemory()
+    loss().backward()
+    print(peak.growth_mb() or 0)
+"""
+
+
+def test_at_64_pairs_of_512_numbers_the_first_call_of_a_process_stays_below_64_mib():
+    """With all that a process loads at its first loss and its first backward pass."""
+    done = subprocess.run([sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=True, timeout=100)
+    assert max(map(float, done.stdout.split())) < 64
 
 
 def dense_metrix(z: Tensor, label: Tensor, share: float, margin: float = 0.5, mixed: float = 0.4) -> Tensor:

@@ -76,6 +76,21 @@ def test_swalip_predicts_each_pair_of_crops_from_the_other_pair(rng):
             torch.testing.assert_close(got, truth, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_gradcheck_under_a_balanced_teacher(rng, symmetric):
+    """The term that swalip is the mean of; its own teachers are its students, cut off, which differences cannot see."""
+    q, k, p, r = drawn(rng, (5, 3), (5, 3), (5, 3), (5, 3))
+    how = {"teacher_temperature": 0.5, "sinkhorn_iterations": 3, "symmetric": symmetric}
+    assert_gradcheck(lambda q, k, **more: distillation_loss(q, k, p, r, **how, **more), [q, k])
+
+
+def test_multi_crop_info_nce_stores_no_scores(rng):
+    crops = [part.float().requires_grad_() for part in drawn(rng, *[(2048, 8)] * 4)]
+    with LargestTensor() as largest:
+        multi_crop_info_nce(crops[0], crops[1], crops[2:3], crops[3:], plan="recompute").backward()
+    assert 0 < largest.elements <= 64 * 2048
+
+
 def test_swalip_stores_no_scores(rng):
     crops = [part.float().requires_grad_() for part in drawn(rng, *[(3000, 4)] * 4)]
     with LargestTensor() as largest:
@@ -90,6 +105,7 @@ def test_siamese_loss_stops_the_targets_gradient(rng):
     torch.testing.assert_close(loss, (2 - 2 * cosine).mean(), rtol=1e-14, atol=0)
     loss.backward()
     assert v.grad is None and p.grad.abs().max() > 0
+    assert torch.autograd.gradcheck(lambda p: siamese_loss(p, v), [p])
     assert siamese_loss(p, 3 * p.detach()).abs() < 1e-15
     assert torch.equal(SiameseLoss(reduction="sum")(p, v), siamese_loss(p, v, reduction="none").sum())
 

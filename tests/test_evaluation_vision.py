@@ -162,6 +162,18 @@ def test_soft_argmax_is_the_expectation_under_the_volume(rng, chunk):
         torch.testing.assert_close(a, b, atol=1e-8, rtol=1e-6)
 
 
+def test_gradchecks_of_maps_masses_and_flows(rng):
+    pixels, text, query, key = (
+        double(rng, *shape).requires_grad_() for shape in ((1, 3, 2, 2), (4, 3), (2, 3), (5, 3))
+    )  # fmt: skip
+    source, target = (double(rng, *shape).requires_grad_() for shape in ((4, 2, 2), (4, 2, 3)))
+    labels, region = torch.tensor([[[0, 3], [-1, 1]]]), torch.tensor([True, False, True, True, False])
+    check = torch.autograd.gradcheck
+    assert check(lambda x, t: score_map_loss(x, t, labels, temperature=0.5), [pixels, text])
+    assert check(lambda q, k: masked_mass(q, k, region, scale=1.5), [query, key])
+    assert check(lambda a, b: soft_argmax(a, b, temperature=0.5, chunk=3), [source, target])
+
+
 def test_neither_volume_nor_map_is_stored():
     """48 x 48 positions have a volume of 5.3 million numbers; 9,216 pixels and 1,000 texts a map of 9.2 million."""
     source, target = (torch.randn(16, 48, 48, requires_grad=True) for _ in range(2))

@@ -79,6 +79,8 @@ def test_the_gates_entropy_is_zero_for_open_and_shut_and_differentiable_there():
     loss.backward()
     assert loss.abs() < 1e-6 and torch.isfinite(gate.grad).all()
     torch.testing.assert_close(gate_entropy(torch.full((3,), 0.5)), torch.tensor(2.0).log())
+    inside = torch.linspace(0.1, 0.9, 6, dtype=torch.float64).view(2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(gate_entropy, [inside])
 
 
 def test_the_module_learns_its_gates(rng):

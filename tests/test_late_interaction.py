@@ -129,6 +129,12 @@ def test_the_loss_is_cross_entropy_over_documents(rng, symmetric):
     assert learning.log_scale.grad != 0
 
 
+def test_gradcheck_of_the_loss(rng):
+    inputs = [part.requires_grad_() for part in drawn(rng, (3, 2, 3), (3, 4, 3))]
+    inputs.append(torch.tensor(0.5, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(lambda x, y, t: maxsim_info_nce(x, y, temperature=t, symmetric=True), inputs)
+
+
 def test_one_token_a_query_and_a_target_of_several_is_sprc(rng):
     """Its code: the maximum over a target's 32 tokens, divided by the temperature, cross-entropy over the batch."""
     fused, target = (normalize(part, dim=-1) for part in drawn(rng, (6, 8), (6, 32, 8)))

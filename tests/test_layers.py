@@ -45,6 +45,19 @@ def test_a_rotation_of_vectors_that_hold_the_old_ones_finds_them(rng):
     assert (layer(new) @ padded.T - old @ old.T).abs().max() < 0.05
 
 
+def test_gradcheck_of_a_rotation(rng):
+    torch.manual_seed(0)
+    layer = OrthogonalLayer(3, 4).double()
+    (x,) = drawn(rng, (2, 3))
+    (skew,) = layer.parameters()
+    (name,) = dict(layer.named_parameters())
+
+    def turned(x, skew):
+        return torch.func.functional_call(layer, {name: skew}, x)
+
+    assert torch.autograd.gradcheck(turned, [x.requires_grad_(), skew.detach().requires_grad_()])
+
+
 def test_a_head_of_kappa_one_is_none_and_others_weigh_by_powers(rng):
     a, b = drawn(rng, (8, 5), (8, 5))
     head = ReweightingHead(5, 1.0)

@@ -61,6 +61,8 @@ def test_gradcheck(rng):
     inputs = [part.requires_grad_() for part in drawn(rng, (4, 3), (4, 3))]
     tau = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda a, b, t: margin_regularizer(a, b, temperature=t), [*inputs, tau])
+    views = [part.requires_grad_() for part in drawn(rng, *[(4, 3)] * 4)]
+    assert torch.autograd.gradcheck(lambda *i: meta_contrast(*i[:4], temperature=i[4]), [*views, tau])
 
 
 @pytest.mark.parametrize("B", [0, 1])

@@ -10,7 +10,7 @@ import torch
 
 import dense_losses as dense
 from accuracy import saturated_pairs
-from loss_checks import assert_equals_dense, assert_gradcheck
+from loss_checks import LargestTensor, assert_equals_dense, assert_gradcheck
 from plain_torch import gradients
 from simtile._losses import sup_con as module
 from simtile.functional import margin_info_nce, nt_xent, sup_con
@@ -97,6 +97,26 @@ def test_gradcheck(rng, monkeypatch):
     for form in ("out", "in"):
         assert_gradcheck(lambda z, form=form, **how: sup_con(z, labels, form=form, **how), [z])
         monkeypatch.setattr(module, "LISTED_POSITIVES", 0)
+
+
+@pytest.mark.parametrize("kind", ["angular", "additive"])
+def test_gradcheck_with_a_margin(rng, kind):
+    """Class vectors, and captions of which an image has two."""
+    x, keys = (torch.from_numpy(rng.normal(size=shape)) for shape in ((4, 3), (6, 3)))
+    labels, owners = torch.arange(4), torch.tensor([0, 0, 1, 1, 2, 5])
+    for form in ("out", "in"):
+        how = {"key_labels": owners, "form": form, "margin": 0.3, "margin_kind": kind}
+        assert_gradcheck(lambda x, y, how=how, **more: sup_con(x, labels, keys=y, **how, **more), [x, keys])
+
+
+def test_with_a_margin_no_matrix_of_all_pairs_is_made():
+    """2,048 images and 4,096 captions: 8M scores, against 64 numbers a caption."""
+    generator = torch.Generator().manual_seed(0)
+    x, keys = (torch.randn(n, 8, generator=generator).requires_grad_() for n in (2048, 4096))
+    labels, owners = torch.arange(2048), torch.arange(4096) // 2
+    with LargestTensor() as largest:
+        sup_con(x, labels, keys=keys, key_labels=owners, margin=0.1, plan="recompute").backward()
+    assert 0 < largest.elements <= 64 * 4096
 
 
 @pytest.mark.parametrize("form", ["out", "in"])

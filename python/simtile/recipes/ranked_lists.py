@@ -63,10 +63,10 @@ def cosadapter(*, max_pairs: int, k: int, epochs: int, seed: int) -> Outcome:
     return Outcome(found["adapted"], found["raw cosine"], found)
 
 
-def rs_rerank(*, max_pairs: int, queries: int, candidates: int, most: int) -> Outcome:
+def rs_rerank(*, max_pairs: int, queries: int, candidates: int, most: int, seed: int) -> Outcome:
     """F1 of what is kept: candidates by cosine, scored again by late interaction, up to ``most`` above a threshold."""
     pairs = code_vectors(max_pairs)
-    asked = np.linspace(0, len(pairs.query) - 1, queries).astype(np.int64)
+    asked = np.random.default_rng(seed).choice(len(pairs.query), queries, replace=False)
     scores, ids = ExactIndex(pairs.code, metric="cosine").search(pairs.query[asked], candidates)
     opinion = MaxSimScorer(version="word vectors")
     tokens = {int(j): token_vectors(pairs.code_tokens, int(j)) for j in np.unique(ids)}

@@ -118,6 +118,7 @@ def test_list_mle_is_the_likelihood_of_the_order(rng):
     torch.testing.assert_close(list_mle(scores, indptr, reduction="none", **how), want, rtol=1e-12, atol=1e-13)
     torch.testing.assert_close(list_mle(scores, indptr, **how), want.mean(), rtol=1e-12, atol=0)
     assert list_mle(scores[:0].view(0, 4)) == 0
+    assert torch.autograd.gradcheck(lambda s: list_mle(s, indptr, **how), [scores.requires_grad_()])
 
 
 def masked_cross_entropies(q, c, reward, temperature, contrastive=0.0, reward_temperature=1.0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from loss_checks import LargestTensor, drawn
 from simtile.functional import info_nce, matryoshka_info_nce
 from simtile.losses import MatryoshkaInfoNCELoss
 
@@ -45,6 +46,24 @@ def test_equals_the_sum_of_one_loss_a_prefix(given, reduction, symmetric, dtype)
     want.sum().backward()
     for a, b in zip(mine, wide, strict=True):
         torch.testing.assert_close(a.grad.double(), b.grad, rtol=tolerance, atol=tolerance * float(b.grad.abs().max()))
+
+
+@pytest.mark.parametrize("symmetric", [False, True], ids=["one-sided", "two-sided"])
+def test_gradcheck(rng, symmetric):
+    q, k = drawn(rng, (4, 5), (4, 5))
+    temperature = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda q, k, t: matryoshka_info_nce(q, k, [2, 5], weights=[1.0, 0.5], temperature=t, symmetric=symmetric),
+        [q.requires_grad_(), k.requires_grad_(), temperature],
+    )
+
+
+def test_no_matrix_of_all_pairs_is_made(rng):
+    """2,048 pairs and 2 prefixes: 4M scores each, against 64 numbers a row."""
+    q, k = (part.float().requires_grad_() for part in drawn(rng, (2048, 8), (2048, 8)))
+    with LargestTensor() as largest:
+        matryoshka_info_nce(q, k, [4, 8], symmetric=True).backward()
+    assert 0 < largest.elements <= 64 * 2048
 
 
 def test_a_padded_query_may_hold_anything():

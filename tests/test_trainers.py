@@ -48,6 +48,15 @@ def test_the_curve_is_that_of_plain_torch(tasks, name):
     assert ours[-1] < ours[0]
 
 
+def test_every_seed_has_batches_and_distortions_of_its_own():
+    settings = [loop.Settings(steps=1, batch=40, learning_rate=1e-3, seed=seed) for seed in range(300)]
+    assert len({tuple(loop._rows(40, one, 0).tolist()) for one in settings}) == 300
+    draws = {
+        torch.rand(2, generator=loop._generator(seed, step)).sum().item() for seed in range(60) for step in range(9)
+    }
+    assert len(draws) > 535  # of 540; sums of two float32 meet now and then
+
+
 class Stopped(Exception):
     """What ends a run in the middle."""
 

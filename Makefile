@@ -85,8 +85,8 @@ format: build
 	$(CARGO) fmt $(MANIFEST)
 
 # Two stamps: dependencies change seldom, the engine often. The editable install builds the engine as well, so that the
-# second step finds everything compiled the first time. The peers come last, with build isolation: one of their own
-# dependencies has no wheel.
+# second step finds everything compiled the first time. The peers come last, with build isolation: hnswlib and a dependency
+# of another have no wheel, and build with packages of their own.
 build: $(VENV)/engine.stamp
 
 $(VENV)/engine.stamp: $(VENV)/dependencies.stamp $(RUST)
@@ -97,8 +97,8 @@ $(VENV)/dependencies.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "simtile needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt maturin
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,test,lint,bench,docs]'
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'simtile[peers]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[all,test,lint,docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt 'simtile[bench,peers]'
 	touch $@
 
 clean:

@@ -180,4 +180,4 @@ def test_saved_results_are_read_back(tmp_path, monkeypatch):
 
 def test_quick_means_fewer_rounds_unless_told():
     options = argparse.Namespace(quick=True, rounds=None, repeats=9)
-    assert harness.rounds_of(options) == {"rounds": 2, "repeats": 9}
+    assert harness.rounds_of(options) == {"rounds": 1, "repeats": 9}

@@ -6,8 +6,8 @@
 
 The vectors are those of ``bench_search_exact.py``. A contender builds its index once, as its documentation advises for
 some 50,000 vectors, and searches with a rising effort; rates are by CPU time, which stays meaningful where others use
-the machine, and the table interpolates them (their logarithm) at equal recall. diskannpy-rust and rabitqlib are raced
-where they are installed; neither is needed otherwise.
+the machine, and the table interpolates them (their logarithm) at equal recall. With ``--dim 64`` the vectors are
+projected on so many of their leading principal directions and scaled to unit length again.
 """
 
 from __future__ import annotations
@@ -32,113 +32,33 @@ import numpy as np
 from bench_search_exact import K, keep_vectors, recall
 from harness import print_table
 from machine import Record, environment
+from search_contenders import CONTENDERS, DISTRIBUTIONS, EFFORTS, MODULES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
-    Vectors = NDArray[np.float32]
-    Ids = NDArray[np.int64]
-    Search = Callable[[Vectors, int], Ids]
-    """(queries, effort) -> ids (M, K)"""
+    from search_contenders import Vectors
 
 RECALLS = (0.90, 0.95, 0.99)
-DEGREE = 32
-"""Edges of a vertex, for everybody (HNSW's lowest level has twice its M)."""
-BREADTH = 200
-"""Candidates of each insertion: the value that hnswlib and faiss give in their examples; Vamana's is 100."""
 
 
-def simtile(base: Vectors, folder: Path, threads: int) -> tuple[Search, int]:
-    from simtile.search import GraphIndex
+def leading_directions(base: Vectors, queries: Vectors, dim: int) -> tuple[Vectors, Vectors]:
+    """Both on the `dim` directions of largest second moment of the base, rows of unit length."""
+    directions = np.linalg.eigh(base.T @ base)[1][:, ::-1][:, :dim]
 
-    index = GraphIndex.build(base, num_threads=threads)
-    return lambda queries, ef: index.search(queries, K, ef=ef, num_threads=threads)[1], index.graph_bytes
+    def project(vectors: Vectors) -> Vectors:
+        projected = vectors @ directions
+        return np.ascontiguousarray(projected / np.linalg.norm(projected, axis=1, keepdims=True))
 
-
-def hnswlib(base: Vectors, folder: Path, threads: int) -> tuple[Search, int]:
-    import hnswlib as library
-
-    index = library.Index(space="ip", dim=base.shape[1])
-    index.init_index(max_elements=len(base), M=DEGREE // 2, ef_construction=BREADTH)
-    index.set_num_threads(threads)
-    index.add_items(base)
-
-    def search(queries: Vectors, ef: int) -> Ids:
-        index.set_ef(ef)
-        return index.knn_query(queries, K)[0].astype(np.int64)  # type: ignore[no-any-return]
-
-    return search, index.index_file_size() - base.nbytes
+    return project(base), project(queries)
 
 
-def faiss(base: Vectors, folder: Path, threads: int) -> tuple[Search, int]:
-    import faiss as library
-
-    library.omp_set_num_threads(threads)
-    index = library.IndexHNSWFlat(base.shape[1], DEGREE // 2, library.METRIC_INNER_PRODUCT)
-    index.hnsw.efConstruction = BREADTH
-    index.add(base)
-
-    def search(queries: Vectors, ef: int) -> Ids:
-        index.hnsw.efSearch = ef
-        return index.search(queries, K)[1]  # type: ignore[no-any-return]
-
-    return search, len(library.serialize_index(index)) - base.nbytes
-
-
-def usearch(base: Vectors, folder: Path, threads: int) -> tuple[Search, int]:
-    from usearch.index import Index
-
-    index = Index(ndim=base.shape[1], metric="ip", dtype="f32", connectivity=DEGREE // 2, expansion_add=BREADTH)
-    index.add(np.arange(len(base)), base, threads=threads)
-
-    def search(queries: Vectors, ef: int) -> Ids:
-        index.expansion_search = ef
-        return index.search(queries, K, threads=threads).keys.astype(np.int64)
-
-    return search, index.serialized_length - base.nbytes
-
-
-def rabitqlib(base: Vectors, folder: Path, threads: int) -> tuple[Search, int]:
-    from rabitqlib import SymqgIndex
-
-    index = SymqgIndex(base.shape[1], DEGREE, "l2")  # unit vectors: the same order
-    index.build(base, BREADTH, threads)
-
-    def search(queries: Vectors, ef: int) -> Ids:
-        return index.search_batch(queries, K, ef, threads)[0].astype(np.int64)  # type: ignore[no-any-return]
-
-    index.save(str(folder / "symqg"))
-    return search, (folder / "symqg").stat().st_size - base.nbytes
-
-
-def diskann(base: Vectors, folder: Path, threads: int) -> tuple[Search, int]:
-    import diskannpy
-
-    # Unit vectors: cosine and inner product agree, and this metric skips the norms.
-    index = diskannpy.AsyncDiskIndex(
-        index_directory=str(folder), num_threads=threads, r=DEGREE, l=100, alpha=1.2, vector_dtype=np.float32,
-        distance_metric="cosinenormalized", dimensions=base.shape[1], load_from_file=False, max_points=len(base) + 1,
-    )  # fmt: skip
-    index.batch_insert(np.arange(1, len(base) + 1, dtype=np.uint32), base, True, threads)
-
-    def search(queries: Vectors, ef: int) -> Ids:
-        return index.batch_search(queries, K, ef, threads).identifiers.astype(np.int64) - 1  # type: ignore[no-any-return]
-
-    return search, len(base) * DEGREE * 4
-
-
-CONTENDERS = {f.__name__: f for f in (simtile, hnswlib, faiss, usearch, rabitqlib, diskann)}
-MODULES = {"diskann": "diskannpy"}
-DISTRIBUTIONS = {"faiss": "faiss-cpu", "diskann": "diskannpy-rust"}
-EFFORTS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448)
-
-
-def run_one(name: str, data: Path, runs: int, threads: int) -> dict[str, Any]:
+def run_one(name: str, data: Path, dim: int | None, runs: int, threads: int) -> dict[str, Any]:
     """The curve of one contender: recall and rates at every effort, to a recall beyond the last of ``RECALLS``."""
     with np.load(data) as file:
         base, queries = file["base"], file["queries"]
+    if dim is not None:
+        base, queries = leading_directions(base, queries, dim)
     with tempfile.TemporaryDirectory() as folder:
         started, cpu_started = time.perf_counter(), time.process_time()
         search, extra = CONTENDERS[name](base, Path(folder), threads)
@@ -162,10 +82,11 @@ def run_one(name: str, data: Path, runs: int, threads: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def in_process(name: str, data: Path, runs: int, threads: int) -> dict[str, Any]:
+def in_process(name: str, data: Path, dim: int | None, runs: int, threads: int) -> dict[str, Any]:
     """:func:`run_one` in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, __file__, "--one", name, "--data", str(data), "--runs", str(runs)]
+    command += [] if dim is None else ["--dim", str(dim)]
     done = subprocess.run(
         [*command, "--threads", str(threads)], env=environment, check=True, capture_output=True, text=True
     )
@@ -221,6 +142,7 @@ def main() -> None:
     parser.add_argument("--one", choices=CONTENDERS)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, help="ours first; all that are installed")
     parser.add_argument("--data", type=Path, help="vectors that an earlier run has kept")
+    parser.add_argument("--dim", type=int, help="leading principal directions instead of all coordinates")
     parser.add_argument("--runs", type=int, default=5, help="timed batches at each effort")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -230,12 +152,12 @@ def main() -> None:
         data = options.data or Path(folder) / "vectors.npz"
         keep_vectors(data)
         if options.one:
-            print(json.dumps(run_one(options.one, data, options.runs, options.threads)))
+            print(json.dumps(run_one(options.one, data, options.dim, options.runs, options.threads)))
             return
         installed = [name for name in CONTENDERS if importlib.util.find_spec(MODULES.get(name, name)) is not None]
         contenders = options.contenders or installed
         turns = [name for _ in range(options.rounds) for name in contenders]
-        every = [in_process(name, data, options.runs, options.threads) for name in turns]
+        every = [in_process(name, data, options.dim, options.runs, options.threads) for name in turns]
     print_results(every)
     if options.json:
         record: Record = {"machine": environment(options.threads), "processes": every}

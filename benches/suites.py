@@ -26,6 +26,7 @@ import bench_search_exact
 import bench_small_batches
 import engine as tiles
 from machine import BENCHES, OUT, Ceilings, Record
+from search_contenders import CONTENDERS, MODULES
 
 QUICK_BASE, QUICK_QUERIES = 10_000, 500
 """Vectors of the search suite with --quick."""
@@ -113,7 +114,8 @@ def run_search(options: argparse.Namespace, results: Record) -> None:
     exact = {name: name if name in bench_search_exact.PEERS else None for name in bench_search_exact.CONTENDERS}
     race(bench_search_exact, exact, *rounds(options, (3, 5), (2, 3)))
     graph = {
-        name: None if name == "simtile" else bench_search.MODULES.get(name, name) for name in bench_search.CONTENDERS
+        name: None if name == "simtile" else search_contenders.MODULES.get(name, name)
+        for name in search_contenders.CONTENDERS
     }
     race(bench_search, graph, *rounds(options, (3, 5), (1, 2)))
     if not options.quick:

@@ -84,7 +84,11 @@ def run_one(name: str, data: Path, dim: int | None, runs: int, threads: int) -> 
 
 def in_process(name: str, data: Path, dim: int | None, runs: int, threads: int) -> dict[str, Any]:
     """:func:`run_one` in a process of its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "RAYON_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
     command = [sys.executable, __file__, "--one", name, "--data", str(data), "--runs", str(runs)]
     command += [] if dim is None else ["--dim", str(dim)]
     done = subprocess.run(

@@ -113,10 +113,7 @@ def run_search(options: argparse.Namespace, results: Record) -> None:
 
     exact = {name: name if name in bench_search_exact.PEERS else None for name in bench_search_exact.CONTENDERS}
     race(bench_search_exact, exact, *rounds(options, (3, 5), (2, 3)))
-    graph = {
-        name: None if name == "simtile" else search_contenders.MODULES.get(name, name)
-        for name in search_contenders.CONTENDERS
-    }
+    graph = {name: None if name == "simtile" else MODULES.get(name, name) for name in CONTENDERS}
     race(bench_search, graph, *rounds(options, (3, 5), (1, 2)))
     if not options.quick:
         every = {name: "faiss" if name.startswith("faiss") else None for name in bench_knn_graph.CONTENDERS}

@@ -297,7 +297,8 @@ def test_executors_give_the_same_bits(vectors: Any, monkeypatch: pytest.MonkeyPa
             for number, block in reversed(list(enumerate(blocks))):
                 yield number, pickle.loads(pickle.dumps(function))(worker, *pickle.loads(pickle.dumps(block)))
 
-    for method in ("csls", "dynamic_inverted_softmax", "globally_corrected"):
+    pairwise = ("globally_corrected", "mutual_proximity", "mutual_proximity_empirical")
+    for method in ("csls", "dynamic_inverted_softmax", *pairwise):
         one = HubnessReducer(method).fit(gallery, query_bank=bank).search(queries, K)
         other = HubnessReducer(method, executor=Elsewhere()).fit(gallery, query_bank=bank).search(queries, K)
         for a, b in zip(one, other, strict=True):

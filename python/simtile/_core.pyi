@@ -46,6 +46,7 @@ __all__ = [
     "pair_lse",
     "pair_nll",
     "pair_rank",
+    "pair_scores",
     "pair_softplus",
     "pair_stats",
     "pair_topk",
@@ -297,6 +298,9 @@ def pair_rank(
 
     target None: the pair's own s_ii, by the same kernel.
     """
+
+def pair_scores(x: _Matrix, y: _Matrix, scale: float = 1.0, *, num_threads: int = 1, isa: str | None = None) -> _F32:
+    """s_ij = scale * <x_i, y_j> (M, N), for blocks: a pair's bits depend on its two vectors alone."""
 
 def pair_topk(
     x: _Matrix,

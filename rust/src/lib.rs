@@ -28,6 +28,7 @@ pub mod quant;
 pub mod range;
 pub mod rank;
 pub mod scan;
+pub mod scores;
 pub mod search;
 pub mod select;
 pub mod simd;

@@ -1,7 +1,7 @@
 """Search by corrections that are not affine: blocks of queries, and the full formula where it can matter alone.
 
 For each query a cheap bound, one or two comparisons a pair, leaves the few items that can be among its k best; these
-are scored in float64. Scores of a block of queries with the gallery take at most ``BLOCK_BYTES``, from NumPy's product.
+are scored in float64. Scores of a block of queries with the gallery take at most ``BLOCK_BYTES``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def search(
     candidates = _METHODS[settings.method](queries, k, settings, corpus)
     step = max(1, BLOCK_BYTES // (4 * n))
     for i0 in range(0, len(queries), step):
-        scores = queries[i0 : i0 + step] @ corpus.gallery.T
+        scores = _core.pair_scores(queries[i0 : i0 + step], corpus.gallery, num_threads=corpus.how.num_threads)
         if allowed is not None:
             scores[:, ~allowed] = -np.inf
         found = [candidates(i, row) for i, row in enumerate(scores, start=i0)]
@@ -85,9 +85,10 @@ def moments(gallery: Rows, queries: Rows) -> tuple[Float, Float]:
     for j in range(0, len(gallery), 8192):
         off = gallery[j : j + 8192] - wide
         covariance += off.T @ off
-    q = queries.astype(np.float64)
-    variance = np.einsum("id,id->i", q @ (covariance / len(gallery)), q)
-    return q @ wide, np.sqrt(np.maximum(variance, 1e-18))
+    # A stack of one row each: BLAS may sum the last rows of a product in another order than the same rows elsewhere.
+    q = queries.astype(np.float64)[:, None]
+    variance = (q @ (covariance / len(gallery)) @ q.swapaxes(1, 2))[:, 0, 0]
+    return (q @ wide)[:, 0], np.sqrt(np.maximum(variance, 1e-18))
 
 
 def _mutual_proximity(queries: Rows, k: int, settings: Settings, corpus: Corpus) -> Candidates:
@@ -196,7 +197,8 @@ def deep_values(scores: Rows, settings: Settings, corpus: Corpus) -> Float:
     ranks = np.empty(scores.shape)
     step = max(1, BLOCK_BYTES // (4 * len(bank)))
     for j in range(0, scores.shape[1], step):
-        columns = np.sort(corpus.gallery[j : j + step] @ bank.T, axis=1)
+        part = corpus.gallery[j : j + step]
+        columns = np.sort(_core.pair_scores(part, bank, num_threads=corpus.how.num_threads), axis=1)
         for c, column in enumerate(columns, start=j):
             ranks[:, c] = len(bank) - np.searchsorted(column, edges[:, c], side="right")
     orders = [np.sort(row) if empirical else None for row in scores]

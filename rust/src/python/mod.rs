@@ -30,6 +30,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(gradients::pair_nll, m)?)?;
     m.add_function(wrap_pyfunction!(gradients::pair_softplus, m)?)?;
     m.add_function(wrap_pyfunction!(reductions::pair_rank, m)?)?;
+    m.add_function(wrap_pyfunction!(reductions::pair_scores, m)?)?;
     m.add_function(wrap_pyfunction!(search::pair_topk, m)?)?;
     m.add_function(wrap_pyfunction!(search::pair_stats, m)?)?;
     m.add_function(wrap_pyfunction!(corpus::importance, m)?)?;

@@ -1,7 +1,9 @@
 //! Log-sum-exp, own scores and ranks.
 
 use super::arguments::*;
+use super::search::threads;
 use crate::prefixes::Prefixes;
+use crate::simd::Isa;
 use crate::tile::Bf16;
 use numpy::{IntoPyArray, PyArray1, PyArray2, PyArrayMethods};
 use pyo3::prelude::*;
@@ -141,4 +143,34 @@ pub(super) fn pair_rank<'py>(
     let target = slice("target", &target)?;
     let common = Common::new(kwargs)?;
     by_type!(x, y, typed(py, scale, target, &common))
+}
+
+#[pyfunction]
+#[pyo3(signature = (x, y, scale = 1.0, *, num_threads = 1, isa = None))]
+pub(super) fn pair_scores<'py>(
+    py: Python<'py>,
+    x: &Bound<'py, PyAny>,
+    y: &Bound<'py, PyAny>,
+    scale: f32,
+    num_threads: usize,
+    isa: Option<&str>,
+) -> PyResult<Bound<'py, PyArray2<f32>>> {
+    fn typed<'py, E: Stored>(
+        x: &Raw<'py, E>,
+        y: &Raw<'py, E>,
+        py: Python<'py>,
+        scale: f32,
+        (threads, isa): (usize, Isa),
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let (x, y) = (E::view(x), E::view(y));
+        same_columns(&x, &y)?;
+        let mut out = zeros::<f32>(py, x.rows * y.rows)?;
+        run(py, || {
+            crate::scores::pair_scores(x, y, scale, &mut out, threads, isa);
+            Ok(())
+        })?;
+        out.into_pyarray(py).reshape([x.rows, y.rows])
+    }
+    let how = (threads(num_threads)?, Isa::named(isa)?);
+    by_type!(x, y, typed(py, scale, how))
 }

@@ -147,7 +147,7 @@ DROP_INS = {
     "metric_learning.SupConLoss": DropIn(PML, OUR_PML, functools.partial(with_labels, "SupConLoss"), 12, (512, 2048)),
     "metric_learning.NTXentLoss": DropIn(PML, OUR_PML, functools.partial(with_labels, "NTXentLoss"), 12, (128,)),
 }
-QUICK = ("open_clip.ClipLoss", "sentence_transformers.MultipleNegativesRankingLoss")
+QUICK = ("sentence_transformers.MultipleNegativesRankingLoss",)
 
 
 @functools.cache

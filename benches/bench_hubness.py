@@ -2,7 +2,6 @@
 
     python benches/bench_hubness.py                contenders in turns, a process each, and a table
     python benches/bench_hubness.py --one NAME     one contender: a line of JSON
-    python benches/bench_hubness.py --quick        a quarter of the rows of each
     python benches/bench_hubness.py --large        20,000 queries and bank rows, 100,000 items of 512: ours alone
 
 Vectors are those of bench_search_exact.py (real, of unit length). Times are CPU seconds of the whole: bank and gallery
@@ -38,7 +37,6 @@ Ids = NDArray[np.int64]
 
 K, BETA = 10, 20.0
 SHAPE = {"queries": 5_000, "gallery": 20_000, "bank": 5_000, "items": 5_000}
-QUICK_SHAPE = {name: n // 4 for name, n in SHAPE.items()}
 CHECKED = 100
 """Queries whose ids are compared with float64."""
 
@@ -169,7 +167,7 @@ RIVALS = {
 
 NEEDS = {"kiez on faiss": "faiss", "nnn on faiss": "faiss", "nnn-retrieval": "nnn"}
 """Contenders that are, or stand on, another library."""
-MAIN = ("simtile f32", "simtile bf16", "torch loop f32", "torch loop bf16")
+QUICK = ("simtile f32", "torch loop f32")
 
 
 def exact_ids(data: dict[str, Vectors], method: str) -> Ids:
@@ -280,7 +278,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=3, help="timed calls in a process")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--large", action="store_true")
     options = parser.parse_args()
     if options.large:
@@ -288,13 +285,14 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = options.data or Path(folder) / "vectors.npz"
-        shape = QUICK_SHAPE if options.quick else SHAPE
         if not path.exists():
-            np.savez(path, **prepared(shape))
+            np.savez(path, **prepared(SHAPE))
         if options.one:
             with np.load(path) as file:
                 print(json.dumps(run_one(options.one, dict(file), options.threads, options.runs)))
             return
+        with np.load(path) as file:
+            shape = {name: len(rows) for name, rows in file.items()}
         names = options.only or list(CONTENDERS)
         every = [in_process(name, path, options.threads, options.runs) for _ in range(options.rounds) for name in names]
     print_results(every, shape)

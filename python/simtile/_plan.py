@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
+from simtile import _core
 from simtile._cpu_engine import CpuEngine
 from simtile._pairs import Scale, check_choice, traced
 from simtile._torch_engine import TorchEngine, chunk_rows
@@ -31,8 +32,17 @@ if TYPE_CHECKING:
 PLANS = ("auto", "dense", "chunked", "recompute", "stash")
 OPS = ("pair_lse", "pair_nll", "pair_softplus", "info_nce", "sigmoid_loss")
 
-DENSE_PAIRS = {torch.float32: 1536 * 1536, torch.bfloat16: 2304 * 2304, torch.float16: 96 * 96}
-"""On the CPU, up to this many pairs stored scores are as fast as tiles (benches/bench_small_batches.py, on a Zen 4)."""
+_EMULATES_BFLOAT16 = _core.isas()[0] in ("avx2", "portable")
+
+DENSE_PAIRS = {
+    torch.float32: 1536 * 1536,
+    torch.bfloat16: 32 * 32 if _EMULATES_BFLOAT16 else 2304 * 2304,
+    torch.float16: 96 * 96,
+}
+"""On the CPU, up to this many pairs stored scores are as fast as tiles (benches/bench_small_batches.py, on a Zen 4).
+
+Without AVX-512 torch's bfloat16 products are slower than tiles from 64 rows on, five times at 512 (Zen 3).
+"""
 
 GPU_DENSE_PAIRS = 1024 * 1024
 """The same on a GPU, not yet raced on one: a product of this size takes as long as a few launches of a kernel."""

@@ -13,7 +13,7 @@ from simtile.cur.journal import ScoreJournal, content_key
 from simtile.cur.learned import BuildScores
 from simtile.cur.scorers import Scorer
 
-__all__ = ["Shop", "sample_items"]
+__all__ = ["Shop"]
 
 _PAIRS_AT_ONCE = 1 << 16
 """Pairs that are listed in memory at a time while an index is built."""
@@ -143,20 +143,6 @@ class Shop:
 
     def _known_query(self, query: Any) -> int:
         return self.journal.find_query(content_key(query))
-
-
-def sample_items(
-    query: Any, listed: NDArray[np.int64], candidates: NDArray[np.int64], calls: int, seed: int
-) -> NDArray[np.int64]:
-    """Ids to score for a build query: its ``listed`` ones, the rest drawn from all others; the same every time.
-
-    The retriever's best are where its query's high scores are; the others show what is high although it did not say so.
-    """
-    calls = min(calls, len(candidates))
-    best = listed[listed >= 0][:calls]
-    others = np.setdiff1d(candidates, best)
-    rng = np.random.default_rng([seed, *np.frombuffer(content_key(query), np.uint32).tolist()])
-    return np.concatenate([best, rng.choice(others, calls - len(best), replace=False)])
 
 
 def _bar(total: int) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from simtile.cur.buying import Shop, sample_items
+from simtile.cur.buying import Shop
 from simtile.cur.calls import CallStats
 from simtile.cur.item_matrix import FactorDtype
 from simtile.cur.journal import ScoreJournal
@@ -21,6 +21,7 @@ from simtile.cur.posterior import Choice, Posterior
 from simtile.cur.results import Hit, SearchResults, best_hits
 from simtile.cur.retrieval import Retrieval, RetrieverFunction
 from simtile.cur.rounds import Scored, run_rounds
+from simtile.cur.sampling import buy_sample
 from simtile.cur.scorers import Scorer
 
 __all__ = ["CrossEncoderIndex"]
@@ -70,7 +71,8 @@ class CrossEncoderIndex:
         retriever : callable (queries, k) -> ids (Q, k), or (scores, ids), optional
             Cheap first lists, padded with -1; by default the largest inner products of the embeddings
         dense : bool      score every build query with every item (Q·N calls), as ANNCUR and ADACUR need; otherwise
-            ``calls_per_query`` items each: three quarters the retriever's best, one drawn from the rest
+            ``calls_per_query`` items each: some of the retriever's best, some drawn from the rest, and in rounds those
+            that the scores so far let expect the most of
         rank : int      number of item factors
         dtype : {"float32", "bfloat16", "int8"}      what factors and embeddings are rounded to, in files and in
             searches
@@ -95,7 +97,11 @@ class CrossEncoderIndex:
         query_embeddings = retrieval.check_queries("query_embeddings", query_embeddings, len(queries))
         shop = Shop(scorer, ScoreJournal(store, version=scorer.version), items)
         index = cls(shop, retrieval, Knowledge(rank, dtype, query_embeddings), queries)
-        index._buy_rows(np.arange(len(items)), None if dense else calls_per_query, seed, progress)
+        everything = np.arange(len(items))
+        if dense:
+            index._buy_whole(everything, progress)
+        else:
+            index._buy_sample(everything, calls_per_query, seed=seed, in_rounds=True, progress=progress)
         index.refit()
         return index
 
@@ -307,9 +313,10 @@ class CrossEncoderIndex:
         ids = np.arange(first, first + len(items))
         self._shop.add(items)
         if self._knowledge.scores.is_dense and calls_per_item is None:
-            self._buy_rows(ids, None, 0, False)
+            self._buy_whole(ids, False)
         elif calls_per_item:
-            self._buy_rows(ids, -(-calls_per_item * len(items) // len(self._queries)), 0, False)
+            calls = -(-calls_per_item * len(items) // len(self._queries))
+            self._buy_sample(ids, calls, seed=0, in_rounds=False, progress=False)
         self.refit()
         return ids
 
@@ -359,25 +366,21 @@ class CrossEncoderIndex:
 
         return run_rounds(plan.method, plan.sizes, buy, allowed=allowed, settled_k=settled_k), exact
 
-    def _buy_rows(self, candidates: NDArray[np.int64], calls: int | None, seed: int, progress: bool) -> None:
-        """Score build queries with all candidates, or with a sample of ``calls`` each."""
-        if calls is None:
-            plan = [candidates] * len(self._queries)
-            if self._retrieval.function is not None:
-                lists = self._retrieval.lists(self._queries, None, _LISTED)
-                self._knowledge.listed = [row[row >= 0] for row in lists]
-        else:
-            listed = self._retrieval.lists(self._queries, self._knowledge.query_embeddings, 3 * calls // 4)
-            listed = np.where(np.isin(listed, candidates), listed, -1)
-            known = self._knowledge.listed or [np.empty(0, np.int64)] * len(listed)
-            self._knowledge.listed = [
-                np.concatenate([old, row[row >= 0]]) for old, row in zip(known, listed, strict=True)
-            ]
-            plan = [
-                sample_items(query, its_list, candidates, calls, seed)
-                for query, its_list in zip(self._queries, listed, strict=True)
-            ]
-        self._shop.buy_all(self._queries, plan, progress=progress)
+    def _buy_whole(self, candidates: NDArray[np.int64], progress: bool) -> None:
+        """Score build queries with all candidates."""
+        if self._retrieval.function is not None:
+            lists = self._retrieval.lists(self._queries, None, _LISTED)
+            self._knowledge.listed = [row[row >= 0] for row in lists]
+        self._shop.buy_all(self._queries, [candidates] * len(self._queries), progress=progress)
+
+    def _buy_sample(
+        self, candidates: NDArray[np.int64], calls: int, *, seed: int, in_rounds: bool, progress: bool
+    ) -> None:
+        """Score build queries with ``calls`` candidates each."""
+        buy_sample(
+            self._shop, self._queries, self._knowledge, self._retrieval, candidates, calls,
+            seed=seed, in_rounds=in_rounds, progress=progress,
+        )  # fmt: skip
 
     def _mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         mask = np.zeros(len(self._shop.items), np.bool_)

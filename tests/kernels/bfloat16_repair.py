@@ -3,6 +3,9 @@
 The interpreter holds bfloat16 as uint16. Here every floating-point operation of its builder sees the decoded float32
 values instead, and its result is rounded to nearest even. Private methods of triton are replaced, so the triton of the
 tests is pinned; ``test_bfloat16_repair.py`` compares each operation with torch. triton-lang/triton issue 11584.
+
+Products of tiles, too: the interpreter takes NumPy's, in which one score rounds otherwise in a tile of another shape,
+more so on some processors than on others. Here a tile's product is summed in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -53,12 +56,24 @@ def _repaired(method: Callable[..., Any], *, encode: bool) -> Callable[..., Any]
     return call
 
 
+def _dot_of(method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: InterpreterBuilder, a: Any, b: Any, d: TensorHandle, *options: Any) -> Any:
+        if not np.issubdtype(d.data.dtype, np.floating):
+            return method(self, a, b, d, *options)
+        left, right = (_decoded(side).data.astype(np.float64) for side in (a, b))
+        return TensorHandle(np.matmul(left, right).astype(d.data.dtype) + d.data, d.dtype.scalar)
+
+    return call
+
+
 def install() -> None:
     """Replaces the builder's methods; call once, before the first kernel runs."""
     builder = InterpreterBuilder
     for name in dir(builder):
-        if name.startswith(_COMPARISONS) or name == "create_dot":
+        if name.startswith(_COMPARISONS):
             setattr(builder, name, _repaired(getattr(builder, name), encode=False))
+        elif name == "create_dot":
+            setattr(builder, name, _dot_of(getattr(builder, name)))
         elif name in _ARITHMETIC:
             setattr(builder, name, _repaired(getattr(builder, name), encode=True))
     cast = builder.cast_impl

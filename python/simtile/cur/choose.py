@@ -3,9 +3,11 @@
 The build queries are dealt into folds. Each fold is searched with what the others teach, by every candidate, on the
 scores that are already paid for; plain reranking of the retriever's list is one of the candidates, and stays unless
 another one beats it by more than two standard errors of the paired difference (two, because it is the best of several).
+Among the others one is the usual one, on the same terms.
 
-A row of sparse scores is a sample: the retriever's best, and a draw from all other items. There an item of the draw
-stands for as many as were not drawn: it costs that many calls of the budget and counts that many finds.
+A row of sparse scores is a sample: what was chosen, and a draw from all other items. There an item of the draw stands
+for as many as were not drawn: it costs that many calls of the budget and counts that many finds. That tells whether to
+rerank; candidates alike can't be told apart by it, and only the usual one is tried.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ CANDIDATES = tuple(
     Choice(first_share=share, noise=noise, embedding=embedding)
     for share, (noise, embedding) in product((0.3, 0.6), ((1.0, 0.0), (1.0, 0.5), (1.0, 2.0), (4.0, 1.0)))
 )
+USUAL = Choice(first_share=0.3, noise=1.0, embedding=2.0)
 
 
 @dataclass(frozen=True)
@@ -146,14 +149,15 @@ class Trial:
 
 
 def run_trials(
-    folds: Sequence[LeftOut], budget: int, *, rounds: int | None, centred: bool, can_rerank: bool
+    folds: Sequence[LeftOut], budget: int, *, rounds: int | None, centred: bool, can_rerank: bool, dense: bool
 ) -> list[Trial]:
-    """Search the left-out queries with every candidate; ``can_rerank`` adds the retriever's list to them."""
+    """Search the left-out queries with the candidates, the usual one first; ``can_rerank`` adds reranking."""
     targets = [fold.values - fold.learned.mean[fold.ids] if centred else fold.values for fold in folds]
     # NaN, the padding, sorts last.
     orders = [np.argsort(-target, axis=1, kind="stable") for target in targets]
     weights = [np.take_along_axis(fold.weights, order, axis=1) for fold, order in zip(folds, orders, strict=True)]
-    choices = [replace(choice, rounds=rounds or choice.rounds) for choice in CANDIDATES]
+    tried = [USUAL, *(choice for choice in CANDIDATES if dense and choice != USUAL)]
+    choices = [replace(choice, rounds=rounds or choice.rounds) for choice in tried]
     if can_rerank:
         choices.append(Choice(rerank=True, rounds=1))
     trials = []
@@ -174,12 +178,19 @@ def choose(trials: Sequence[Trial], k: int) -> Choice:
     A trial's merit is the mean of its recall@k and of its recall@10k, which says the same with less noise.
     """
     merits = [0.5 * (trial.recall(k) + trial.recall(min(10 * k, trial.budget))) for trial in trials]
-    best = max(range(len(CANDIDATES)), key=lambda i: float(merits[i].mean()))
-    if len(trials) == len(CANDIDATES):
-        return trials[best].choice
-    gain = merits[best] - merits[-1]
+    own = [i for i, trial in enumerate(trials) if not trial.choice.rerank]
+    best = max(own, key=lambda i: float(merits[i].mean()))
+    if not _beats(merits[best], merits[0]):
+        best = 0
+    if len(own) < len(trials) and not _beats(merits[best], merits[-1]):
+        best = -1
+    return trials[best].choice
+
+
+def _beats(merits: Floats, others: Floats) -> bool:
+    gain = merits - others
     error = float(gain.std(ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else np.inf
-    return trials[best if gain.mean() > 2.0 * error else -1].choice
+    return bool(gain.mean() > 2.0 * error)
 
 
 def _search(fold: LeftOut, target: Floats, choice: Choice, budget: int, centred: bool) -> NDArray[np.int64]:

@@ -115,8 +115,9 @@ class Knowledge:
         arguments = (budget, rounds, centred)
         if self._derived.trials is None or self._derived.trials[0] != arguments:
             trials = run_trials(
-                self._left_out(retrieval), budget, rounds=rounds, centred=centred, can_rerank=retrieval.can_list
-            )
+                self._left_out(retrieval), budget, rounds=rounds, centred=centred, can_rerank=retrieval.can_list,
+                dense=self.scores.is_dense,
+            )  # fmt: skip
             self._derived.trials = (arguments, trials)
         return self._derived.trials[1]
 

@@ -7,6 +7,7 @@ A line that begins with a comment is no text to Markdown, so that a marker never
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from recorded import RESULTS, not_recorded, read
@@ -34,9 +35,9 @@ def sparse_gain() -> str:
         return next(row["recall"] for row in rows if (row["target"], row["budget"], row["k"], row["method"]) == wanted)
 
     kept = []
-    for budget in (100, 200, 400):
-        whole, reranked = (recall("cur-maxsim-dense", method, budget) for method in ("auto", "rerank"))
-        kept.append((recall("cur-maxsim-sparse", "auto", budget) - reranked) / (whole - reranked))
+    for name, budget in itertools.product(("maxsim", "cross-encoder"), (100, 200, 400)):
+        whole, reranked = (recall(f"cur-{name}-dense", method, budget) for method in ("auto", "rerank"))
+        kept.append((recall(f"cur-{name}-sparse", "auto", budget) - reranked) / (whole - reranked))
     return f"{spread(kept, '.0%')} of the gain"
 
 

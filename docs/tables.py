@@ -98,22 +98,24 @@ def cur_maxsim() -> str:
 def cur_cross_encoder() -> str:
     found = read("cur-cross-encoder-dense")
     build, test, items = found["build"], found["test"], found["items"]
-    rows = f"Its first {2 * build} rows, {build} to build from and {test} to search, all {items:,} items"
-    return f"{rows}:\n\n{cur_recall('cur-cross-encoder-dense')}"
+    shape = f"{build} rows to build from and {test} others, scored after the engine was finished; {items:,} items"
+    return f"{shape}:\n\n{cur_recall('cur-cross-encoder-dense')}"
 
 
 def cur_sparse() -> str:
     """Recall@100 of raw scores, from whole rows and from a tenth of the calls."""
-    dense, sparse = read("cur-maxsim-dense"), read("cur-maxsim-sparse")
     rows = []
-    for title, found, method in (
-        ("`auto`, whole rows", dense, "auto"), ("`auto`, sparse", sparse, "auto"), ("`axn`, sparse", sparse, "axn"),
-        ("`rerank`", {**dense, "scorer_calls": 0}, "rerank"),
-    ):  # fmt: skip
-        recalls = {row["budget"]: row["recall"] for row in found["rows"]
-                   if (row["target"], row["k"], row["method"]) == ("raw", 100, method)}  # fmt: skip
-        rows.append([title, f"{found['scorer_calls']:,}", *(f"{100 * recalls[b]:.1f}" for b in (100, 200, 400))])
-    return table(("", "calls to build", "100", "200", "400"), rows, "lrrrr")
+    for data, name in (("late interaction", "maxsim"), ("cross-encoder", "cross-encoder")):
+        dense, sparse = (read(f"cur-{name}-{kind}") for kind in ("dense", "sparse"))
+        for title, found, method in (
+            ("`auto`, whole rows", dense, "auto"), ("`auto`, sparse", sparse, "auto"), ("`axn`, sparse", sparse, "axn"),
+            ("`rerank`", {**dense, "scorer_calls": 0}, "rerank"),
+        ):  # fmt: skip
+            recalls = {row["budget"]: row["recall"] for row in found["rows"]
+                       if (row["target"], row["k"], row["method"]) == ("raw", 100, method)}  # fmt: skip
+            cells = (f"{100 * recalls[budget]:.1f}" for budget in (100, 200, 400))
+            rows.append([data, title, f"{found['scorer_calls']:,}", *cells])
+    return table(("", "", "calls to build", "100", "200", "400"), rows, "llrrrr")
 
 
 def training() -> str:

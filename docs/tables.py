@@ -98,7 +98,7 @@ def cur_maxsim() -> str:
 def cur_cross_encoder() -> str:
     found = read("cur-cross-encoder-dense")
     build, test, items = found["build"], found["test"], found["items"]
-    shape = f"{build} rows to build from and {test} others, scored after the engine was finished; {items:,} items"
+    shape = f"{build} rows to build from and {test} others to search; {items:,} items"
     return f"{shape}:\n\n{cur_recall('cur-cross-encoder-dense')}"
 
 

@@ -105,6 +105,20 @@ def test_a_sparse_index_buys_what_it_was_allowed_to(world: World) -> None:
             world.search(index, method=method)
 
 
+def test_a_sparse_index_with_a_retriever_of_its_own_buys_its_list_as_deep_as_it_can(world: World) -> None:
+    """What reranking its list finds is judged on what was bought of it."""
+    order = np.argsort(-(world.queries @ world.items.T), axis=1)
+    world.asked.clear()
+    world.build(
+        calls_per_query=80,
+        query_embeddings=None,
+        item_embeddings=None,
+        retriever=lambda queries, k: order[[int(query[1:]) for query in queries], :k],
+    )
+    assert len(world.asked) == 80 * Q
+    assert {(f"q{q}", f"i{i}") for q in range(Q) for i in order[q, :60]} <= set(world.asked)
+
+
 def test_the_centred_target_ranks_without_the_hubs(world: World, dense: CrossEncoderIndex) -> None:
     hits = world.search(dense, target="centred")
     assert world.recall(hits, dense.item_means) > world.recall(world.search(dense), dense.item_means) + 0.05

@@ -3,7 +3,7 @@
 The build queries are dealt into folds. Each fold is searched with what the others teach, by every candidate, on the
 scores that are already paid for; plain reranking of the retriever's list is one of the candidates, and stays unless
 another one beats it by more than two standard errors of the paired difference (two, because it is the best of several).
-Among the others one is the usual one, on the same terms.
+Among the others `USUAL` stays on the same terms.
 
 A row of sparse scores is a sample: what was chosen, and a draw from all other items. There an item of the draw stands
 for as many as were not drawn: it costs that many calls of the budget and counts that many finds. That tells whether to
@@ -75,7 +75,7 @@ def leave_out(
     Parameters
     ----------
     scores, rank, queries, items      as for `learn`
-    listed : sequence of Q id arrays      the retriever's lists; items of a row beyond them were drawn
+    listed : sequence of Q id arrays      the retriever's lists, or what was chosen; items of a row beyond were drawn
     listed_first : bool      a function retrieves, whose scores are not known: its lists come first
     """
     folds = []

@@ -71,8 +71,8 @@ class CrossEncoderIndex:
         retriever : callable (queries, k) -> ids (Q, k), or (scores, ids), optional
             Cheap first lists, padded with -1; by default the largest inner products of the embeddings
         dense : bool      score every build query with every item (Q·N calls), as ANNCUR and ADACUR need; otherwise
-            ``calls_per_query`` items each: some of the retriever's best, some drawn from the rest, and in rounds those
-            that the scores so far let expect the most of
+            ``calls_per_query`` items each: some of the retriever's best, some drawn from the rest and, unless
+            ``retriever`` is a function, in rounds those that the scores so far let expect the most of
         rank : int      number of item factors
         dtype : {"float32", "bfloat16", "int8"}      what factors and embeddings are rounded to, in files and in
             searches

@@ -35,7 +35,7 @@ class Knowledge:
     Attributes
     ----------
     query_embeddings : float32 (Q, e) or None      of the build queries
-    listed : list of int64 arrays      the retriever's lists: of sparse rows, the part that it chose; empty where the
+    listed : list of int64 arrays      the retriever's lists: of sparse rows, all that was not drawn; empty where the
         embeddings are the retriever and rows are whole
     scores : BuildScores
     learned : Learned

@@ -2,7 +2,8 @@
 
 A search depends on how well the best items are told apart, and which of them the retriever misses, only scores can
 show. So a quarter of the calls goes to its list and a draw, and the rest in rounds to the items that the model of all
-scores so far expects to score highest, as in a search.
+scores so far expects to score highest, as in a search. Where a function retrieves, all calls go to its list and the
+draw: how a search of its list would end is known only as deep as the list was bought.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ _ROUNDS = 4
 _LEAST = 16
 """Calls of a query that a round is worth."""
 _LISTED_SHARE = 0.75
-_QUERIES_AT_ONCE = 64
+_FLOATS_AT_ONCE = 1 << 24
+"""Bound of the features of the scored items of some queries: 128 MiB."""
 
 
 def buy_sample(
@@ -51,11 +53,11 @@ def buy_sample(
     candidates : int64 (C,)      ids
     calls : int      a query
     seed : int      of the draws
-    in_rounds : bool      learn between rounds; otherwise all calls go to the list and the draw. What is chosen follows
-        from the scores of this build alone, so that one that died goes on as it began
+    in_rounds : bool      learn between rounds, unless a function retrieves. What is chosen follows from the scores of
+        this build alone, so that one that died goes on as it began
     """
     calls = min(calls, len(candidates))
-    rounds = max(min(_ROUNDS, calls // _LEAST), 1) if in_rounds else 1
+    rounds = max(min(_ROUNDS, calls // _LEAST), 1) if in_rounds and retrieval.function is None else 1
     later = calls // rounds
     first = calls - later * (rounds - 1)
     lists = retrieval.lists(queries, knowledge.query_embeddings, int(_LISTED_SHARE * first))
@@ -93,8 +95,9 @@ def _expected_best(
     allowed = np.zeros(scores.n, np.bool_)
     allowed[candidates] = True
     more: list[Ids] = []
-    for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        rows = range(start, min(start + _QUERIES_AT_ONCE, len(queries)))
+    step = max(_FLOATS_AT_ONCE // (max(map(len, bought)) * features.vectors.shape[1]), 1)
+    for start in range(0, len(queries), step):
+        rows = range(start, min(start + step, len(queries)))
         own = None if embeddings is None else embeddings[rows.start : rows.stop]
         posterior = Posterior(features, learned, own, len(rows), Choice(), False)
         latent = posterior(np.arange(len(rows)), _padded(scores, rows))

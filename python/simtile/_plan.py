@@ -41,7 +41,7 @@ DENSE_PAIRS = {
 }
 """On the CPU, up to this many pairs stored scores are as fast as tiles (benches/bench_small_batches.py, on a Zen 4).
 
-Without AVX-512 torch's bfloat16 products are slower than tiles from 64 rows on, at 512 five times (the same, on a Zen 3).
+Without AVX-512 torch's bfloat16 products are slower than tiles from 64 rows on, five times at 512 (that, on a Zen 3).
 """
 
 GPU_DENSE_PAIRS = 1024 * 1024

@@ -20,10 +20,28 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def processor() -> Any:
-    """Results of the processor that was measured last."""
+WIDEST_FIRST = ("avx512_bf16", "avx512", "avx2", "neon", "portable")
+"""Instruction sets, as a table prefers them where several processors were measured."""
+
+
+def processors() -> list[Any]:
+    """Results of every processor: the widest instruction set first, of equal ones what was measured last."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*-cores.json")]
-    return max(files, key=lambda results: str(results["machine"]["date"]))
+    files.sort(key=lambda results: str(results["machine"]["date"]), reverse=True)
+    return sorted(files, key=lambda results: WIDEST_FIRST.index(results["machine"]["isa"]))
+
+
+def processor(part: str) -> Any:
+    """Results of the first of `processors` on which this part was measured; None where it was on none."""
+    return next((results for results in processors() if part in results), None)
+
+
+def on(results: Any) -> str:
+    """The processor of results, for a caption."""
+    return f"an {results['machine']['cpu']} with {INSTRUCTIONS[results['machine']['isa']]}"
+
+
+INSTRUCTIONS = {"avx512_bf16": "AVX-512", "avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "portable": "no SIMD"}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from figures import VALUES
-from recorded import RESULTS, ROOT, not_recorded, processor, read, report, table
+from recorded import RESULTS, ROOT, not_recorded, on, processor, processors, read, report, table
 from tables_of_search import (
     exact_search,
     graph_index,
@@ -41,7 +41,7 @@ VALUE = re.compile(r"(<!-- value (\w+) -->)(.*?)(<!-- /value -->)")
 
 def losses() -> str:
     """InfoNCE beside plain torch."""
-    results = processor()
+    results = processor("info_nce")
     machine, found = results["machine"], [row for row in results["info_nce"]["rows"] if row["dim"] == 384]
     ceilings = {
         row["dtype"]: row["rate"]
@@ -62,7 +62,7 @@ def losses() -> str:
     header = ("", "simtile", "plain torch", "share of the cores' ceiling", "extra memory", "plain torch")
     batch, threads = found[0]["batch"], machine["threads"]
     return (
-        f"InfoNCE with both gradients, {batch:,} pairs of 384 dimensions, {threads} threads of an {machine['cpu']},\n"
+        f"InfoNCE with both gradients, {batch:,} pairs of 384 dimensions, {threads} threads of {on(results)},\n"
         f"which can do {ceilings['float32']:.0f} GFLOP/s a core in float32 and {ceilings['bfloat16']:.0f} in bfloat16, "
         "against `F.cross_entropy` on stored logits;\n"
         "medians of three processes (`simtile bench losses --record`):\n\n"
@@ -165,19 +165,22 @@ def saturation() -> str:
 
 def drop_ins() -> str:
     """Every drop-in beside its original."""
-    found = processor().get("drop_ins")
-    if found is None:
+    results = processor("drop_ins")
+    if results is None:
         return not_recorded("simtile bench losses --peers --record")
     rows = [
         [
             row["loss"], f"{row['batch']:,}", f"{row['ms']['simtile']:,.1f}", f"{row['ms']['original']:,.1f}",
             f"{row['extra_mb']['simtile']:,.0f}", f"{row['extra_mb']['original']:,.0f}",
         ]
-        for row in found["rows"]
+        for row in results["drop_ins"]["rows"]
         if not row["wrong"]
     ]  # fmt: skip
     header = ("loss", "batch", "ms", "original's", "MB beside inputs", "original's")
-    return table(header, rows, "lrrrrr")
+    return (
+        f"float32, 384 dimensions, {results['machine']['threads']} threads of {on(results)} "
+        f"(`simtile bench losses --peers --record`):\n\n{table(header, rows, 'lrrrrr')}"
+    )
 
 
 def papers() -> str:
@@ -229,9 +232,17 @@ PICTURES = ("loss_memory", "loss_time", "pareto", "ceiling")
 """Figures of the report that are kept in docs/pictures."""
 
 
+def drawn_figures() -> dict[str, tuple[str, str]]:
+    """Every figure of the report, of the first processor that has its records."""
+    drawn: dict[str, tuple[str, str]] = {}
+    for results in reversed(processors()):
+        drawn |= report.figures(results)
+    return drawn
+
+
 def pictures() -> str:
     """The two of losses side by side; as long as they are not recorded, the share of the ceiling."""
-    drawn = report.figures(processor())
+    drawn = drawn_figures()
     shown = [name for name in PICTURES[:2] if name in drawn] or ["ceiling"]
     return "\n".join(f'<img src="docs/pictures/{name}.svg" alt="{drawn[name][0]}" width="49%">' for name in shown)
 
@@ -264,7 +275,7 @@ def pages() -> list[Path]:
 
 def drawings() -> dict[Path, str]:
     """The files of docs/pictures, and the SVG that belongs into each."""
-    drawn = report.figures(processor())
+    drawn = drawn_figures()
     return {ROOT / "docs" / "pictures" / f"{name}.svg": svg for name, (_, svg) in drawn.items() if name in PICTURES}
 
 

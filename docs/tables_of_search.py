@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 
-from recorded import RESULTS, not_recorded, processor, read, report, table
+from recorded import RESULTS, not_recorded, on, processor, read, report, table
 
 
 def exact_search() -> str:
     """The exact top 10 by CPU time and by the clock."""
-    processes = processor()["search_exact"]["processes"]
+    results = processor("search_exact")
+    processes = results["search_exact"]["processes"]
     titles = {
         "simtile-i8": "simtile, 8-bit first pass",
         "simtile-f32": "simtile, float32",
@@ -24,7 +25,7 @@ def exact_search() -> str:
             rows.append([title, f"{rate:,.0f}", f"{min(one['recall'] for one in ones):.3f}"])
     n, d, _ = processes[0]["shape"]
     return (
-        f"Exact top 10 among {n:,} real vectors of {d} dimensions, one thread "
+        f"Exact top 10 among {n:,} real vectors of {d} dimensions, one thread of {on(results)}\n"
         "(`simtile bench search --peers --record`):\n\n"
         f"{table(('', 'queries a second', 'recall@10'), rows, 'lrr')}"
     )
@@ -32,11 +33,11 @@ def exact_search() -> str:
 
 def graph_index() -> str:
     """Queries a CPU second at equal recall."""
-    found = processor().get("search")
-    if found is None:
+    results = processor("search")
+    if results is None:
         return not_recorded("simtile bench search --peers --record")
-    title, header, rows = report.graph_table(found["processes"])
-    return f"{title}, top 10:\n\n{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
+    title, header, rows = report.graph_table(results["search"]["processes"])
+    return f"{title}, top 10, {on(results)}:\n\n{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
 
 
 def search_growth() -> str:
@@ -77,7 +78,7 @@ def scale_measured() -> str:
 
 def scale_plan() -> str:
     """What jobs of many machines take, at the measured rate of a core."""
-    processes = [one for one in processor()["search_exact"]["processes"] if one["name"] == "simtile-i8"]
+    processes = [one for one in processor("search_exact")["search_exact"]["processes"] if one["name"] == "simtile-i8"]
     pairs = statistics.median(rate for one in processes for rate in one["qps"]) * 46_701
     rows = []
     for queries, vectors in ((1e6, 1e8), (1e7, 1e9), (1e8, 1e9)):
@@ -131,13 +132,14 @@ def hubness_words() -> str:
 
 def hubness_times() -> str:
     """Fit and search beside other code for the same corrections."""
-    found = processor().get("hubness")
-    if found is None or "shape" not in found:
+    results = processor("hubness")
+    if results is None:
         return not_recorded("simtile bench hubness --peers --record")
+    found = results["hubness"]
     shape, (_, header, rows) = found["shape"], report.hubness_times(found["processes"])
     whole = [row for row in rows if len(row) == len(header)]
     return (
         f"{shape['queries']:,} queries, {shape['gallery']:,} items, a bank of {shape['bank']:,}, 384 dimensions, "
-        "one thread:\n\n"
+        f"one thread of {on(results)} (`simtile bench hubness --peers --record`):\n\n"
         f"{table(header, whole, 'l' + 'r' * (len(header) - 1))}"
     )

@@ -1,4 +1,4 @@
-"""Exact top-10 of 1,000 queries in some 47,000 real vectors of 384 dimensions, on one thread: numpy, numkong, faiss, simtile.
+"""Exact top-10 of 1,000 queries in 47,000 real vectors of 384 dimensions, one thread: numpy, numkong, faiss, simtile.
 
     python benches/bench_search_exact.py               contenders in turns, a process each, and a table
     python benches/bench_search_exact.py --one NAME    one contender: a line of JSON

@@ -39,7 +39,7 @@ def make_index(n: int, rng: np.random.Generator) -> CrossEncoderIndex:
     retrieval = Retrieval(n, embeddings, None, "int8")
     knowledge = Knowledge(FACTORS, "int8", None)
     learned = Learned(rng.normal(size=n), rng.normal(size=(n, FACTORS)), 1.0, np.zeros(EMBEDDING), 0.0, 1.0, 1.0)
-    choices = {(K, BUDGET, ROUNDS, False): Choice(rounds=ROUNDS)}
+    choices = {(K, BUDGET, ROUNDS, False): Choice()}
     knowledge.restore(BuildScores([np.arange(1)], [np.zeros(1)], n), learned, choices)
     return CrossEncoderIndex(Shop(scorer, ScoreJournal(None, version="instant"), range(n)), retrieval, knowledge, ["q"])
 

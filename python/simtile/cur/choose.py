@@ -13,7 +13,7 @@ rerank; candidates alike can't be told apart by it, and only the usual one is tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -24,10 +24,12 @@ from simtile.cur.learned import BuildScores, Learned, learn
 from simtile.cur.posterior import Choice, Posterior, features_of
 from simtile.cur.rounds import Scored, round_sizes
 
-__all__ = ["LeftOut", "Trial", "choose", "leave_out", "run_trials"]
+__all__ = ["TRIAL_ROUNDS", "LeftOut", "Trial", "choose", "leave_out", "run_trials"]
 
 Floats = NDArray[np.float64]
 FOLDS = 4
+TRIAL_ROUNDS = 4
+"""Of a trial, where a search would take more: what is best with four is hardly another with twelve."""
 MOST_QUERIES = 96
 """Build queries that take part: a standard error of a few points of recall, in seconds."""
 
@@ -149,23 +151,22 @@ class Trial:
 
 
 def run_trials(
-    folds: Sequence[LeftOut], budget: int, *, rounds: int | None, centred: bool, can_rerank: bool, dense: bool
+    folds: Sequence[LeftOut], budget: int, *, rounds: int, centred: bool, can_rerank: bool, dense: bool
 ) -> list[Trial]:
     """Search the left-out queries with the candidates, the usual one first; ``can_rerank`` adds reranking."""
     targets = [fold.values - fold.learned.mean[fold.ids] if centred else fold.values for fold in folds]
     # NaN, the padding, sorts last.
     orders = [np.argsort(-target, axis=1, kind="stable") for target in targets]
     weights = [np.take_along_axis(fold.weights, order, axis=1) for fold, order in zip(folds, orders, strict=True)]
-    tried = [USUAL, *(choice for choice in CANDIDATES if dense and choice != USUAL)]
-    choices = [replace(choice, rounds=rounds or choice.rounds) for choice in tried]
+    choices = [USUAL, *(choice for choice in CANDIDATES if dense and choice != USUAL)]
     if can_rerank:
-        choices.append(Choice(rerank=True, rounds=1))
+        choices.append(Choice(rerank=True))
     trials = []
     for choice in choices:
         found = []
         for fold, target, order in zip(folds, targets, orders, strict=True):
             mask = np.zeros(target.shape, np.bool_)
-            taken = _search(fold, target, choice, budget, centred)
+            taken = _search(fold, target, choice, budget, rounds, centred)
             np.put_along_axis(mask, np.maximum(taken, 0), True, axis=1)
             found.append(np.take_along_axis(mask, order, axis=1))
         trials.append(Trial(choice, budget, found, weights))
@@ -193,7 +194,9 @@ def _beats(merits: Floats, others: Floats) -> bool:
     return bool(gain.mean() > 2.0 * error)
 
 
-def _search(fold: LeftOut, target: Floats, choice: Choice, budget: int, centred: bool) -> NDArray[np.int64]:
+def _search(
+    fold: LeftOut, target: Floats, choice: Choice, budget: int, rounds: int, centred: bool
+) -> NDArray[np.int64]:
     """Places (M, t) of the known items that a search would have scored; a short row repeats its first one."""
     if choice.rerank:
         return _take(-fold.ranks, fold.weights, budget)
@@ -203,7 +206,7 @@ def _search(fold: LeftOut, target: Floats, choice: Choice, budget: int, centred:
     free = fold.ids >= 0
     scored = Scored.nothing(len(everyone))
     taken = np.empty((len(everyone), 0), np.int64)
-    for size in round_sizes(budget, choice.rounds, choice.first_share):
+    for size in round_sizes(budget, rounds, choice.first_share):
         if taken.shape[1]:
             latent = posterior(everyone, scored)
         preference = -fold.ranks if fold.listed_first and not taken.shape[1] else _predict(fold, latent)

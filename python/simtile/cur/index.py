@@ -178,7 +178,7 @@ class CrossEncoderIndex:
             these do not support it; "anncur" and "adacur" need a dense index
         target : {"raw", "centred"}      "centred" ranks by the score minus the item's mean over the build queries: what
             is liked for this query, not for every query. Returned scores are the scorer's own
-        rounds : int, optional      by default 4 ("auto"), 5 ("adacur", "axn")
+        rounds : int, optional      by default one for 16 calls, from 4 to 12 ("auto"); 5 ("adacur", "axn")
         ridge : float, optional      of "anncur", "adacur" (0: the papers' pseudo-inverse) and "axn"
         query_embeddings : array (M, e)      needed if the index was built with embeddings
         filter : bool (N,) or ids, optional      the items that may be returned

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from simtile.cur.choose import LeftOut, Trial, choose, leave_out, run_trials
+from simtile.cur.choose import TRIAL_ROUNDS, LeftOut, Trial, choose, leave_out, run_trials
 from simtile.cur.factorize import alternating_least_squares, singular_factors
 from simtile.cur.item_matrix import FactorDtype, ItemMatrix, dequantized, quantized
 from simtile.cur.learned import BuildScores, Learned, learn
@@ -105,7 +105,7 @@ class Knowledge:
         key = (k, budget, rounds, centred)
         if key not in self._choices:
             if len(self.scores) < 4:  # nothing to learn a choice from
-                self._choices[key] = Choice(rerank=retrieval.can_list, rounds=rounds or Choice.rounds)
+                self._choices[key] = Choice(rerank=retrieval.can_list)
             else:
                 self._choices[key] = choose(self._trials_of(budget, rounds, centred, retrieval), k)
         return self._choices[key]
@@ -115,8 +115,8 @@ class Knowledge:
         arguments = (budget, rounds, centred)
         if self._derived.trials is None or self._derived.trials[0] != arguments:
             trials = run_trials(
-                self._left_out(retrieval), budget, rounds=rounds, centred=centred, can_rerank=retrieval.can_list,
-                dense=self.scores.is_dense,
+                self._left_out(retrieval), budget, rounds=rounds or TRIAL_ROUNDS, centred=centred,
+                can_rerank=retrieval.can_list, dense=self.scores.is_dense,
             )  # fmt: skip
             self._derived.trials = (arguments, trials)
         return self._derived.trials[1]

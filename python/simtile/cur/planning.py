@@ -13,7 +13,7 @@ from simtile.cur.knowledge import Knowledge
 from simtile.cur.posterior import Choice, Posterior
 from simtile.cur.published import AxnLatent, PinvLatent
 from simtile.cur.retrieval import Retrieval
-from simtile.cur.rounds import Method, round_sizes
+from simtile.cur.rounds import Method, round_sizes, usual_rounds
 
 __all__ = ["MethodName", "Plan", "plan_search"]
 
@@ -107,10 +107,10 @@ def _auto(
     if choice.rerank and can_list:
         return Plan(Method(retrieval.lists(queries, embeddings, budget, allowed)), [budget], offset)
     if choice.rerank:
-        choice = Choice(rounds=rounds or Choice.rounds)
+        choice = Choice()
     features = knowledge.features(retrieval)
     posterior = Posterior(features, knowledge.learned, embeddings, len(queries), choice, centred)
-    sizes = round_sizes(budget, choice.rounds, choice.first_share)
+    sizes = round_sizes(budget, rounds or usual_rounds(budget), choice.first_share)
     if retrieval.function is not None:
         first = retrieval.lists(queries, embeddings, sizes[0], allowed)
     else:

@@ -36,14 +36,12 @@ class Choice:
     ----------
     rerank : bool      spend the whole budget on the retriever's list
     first_share : float      of the budget that goes to the prior's own list, before anything is learned
-    rounds : int
     noise : float      σ² in units of the model's residual variance: the ridge
     embedding : float      how far θ may leave the dual encoder's query embedding, in units of γ² / e
     """
 
     rerank: bool = False
     first_share: float = 0.5
-    rounds: int = 4
     noise: float = 1.0
     embedding: float = 1.0
 

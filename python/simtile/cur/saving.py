@@ -27,7 +27,7 @@ from simtile.cur.scorers import Scorer
 
 __all__ = ["load", "save"]
 
-FORMAT = 2
+FORMAT = 3
 
 
 def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, queries: Sequence[Any]) -> None:

@@ -73,7 +73,7 @@ class Method:
 
 
 def usual_rounds(budget: int) -> int:
-    """Rounds of "auto" for a budget of scorer calls: of some 16 calls, a small batch of a scorer; 4 at least, 12 at most.
+    """Rounds of "auto" for a budget: of some 16 calls, a small batch of a scorer; 4 at least, 12 at most.
 
     Each round knows more than the one before; beyond a dozen that is worth a few tenths of a point of recall.
     """

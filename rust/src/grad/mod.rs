@@ -8,11 +8,12 @@
 //! With prefixes of the coordinates there is a P for each, and coordinates are multiplied with the sum of those they take part in: see
 //! `nested`. Everything then has one more, outermost dimension, which is 1 otherwise.
 
+mod job;
 mod nested;
 mod unit;
 mod walk;
 
-use self::unit::{Form, Job};
+use self::job::{Form, Job};
 use self::walk::{Results, walk};
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};

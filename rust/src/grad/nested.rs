@@ -8,7 +8,8 @@
 //! and likewise from dY; the sums of P_l s_l are made on the way.
 
 use super::STRIDE;
-use super::unit::{Form, Job, PAIRS_WORDS, STRIP_WORDS, Unit, narrow};
+use super::job::{Form, Job, PAIRS_WORDS, STRIP_WORDS};
+use super::unit::{Unit, narrow};
 use crate::buffer::Shared;
 use crate::simd::math::exp;
 use crate::simd::{NV, Simd};

@@ -1,6 +1,7 @@
 //! The phases of a gradient, in which a team of threads walks together.
 
-use super::unit::{Form, Job, Place, Scratch, Step, Unit};
+use super::job::{Form, Job, Place, Scratch};
+use super::unit::{Step, Unit};
 use super::{Loss, SUB_ROWS};
 use crate::buffer::Shared;
 use crate::logsum::LogSum;

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness import Bench, Case, main, main_batch, number, print_race, print_table, race, rounds_of, rows_of_race
-from machine import Ceilings, Record, available_memory
+from machine import Ceilings, Record, available_memory, raced_dtypes
 from simtile.functional import info_nce
 from simtile.kernels import reference_torch
 
@@ -92,7 +92,7 @@ def print_sizes(rows: list[Record]) -> None:
 
 def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
     batch = main_batch(options)
-    shapes = [(dtype, sides) for dtype in ("float32", "bfloat16") for sides in BENCH.variants]
+    shapes = [(dtype, sides) for dtype in raced_dtypes() for sides in BENCH.variants]
     results = []
     for dim in (384,) if options.quick else (384, 768):
         # Quick: the first; the sweep below has two-sided ones.

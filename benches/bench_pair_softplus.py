@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness import Bench, Case, main, main_batch, print_race, race, rounds_of, rows_of_race
-from machine import Ceilings, Record
+from machine import Ceilings, Record, raced_dtypes
 from simtile.functional import sigmoid_loss
 from simtile.kernels import reference_torch
 
@@ -45,7 +45,7 @@ BENCH = Bench(
 
 
 def run(options: argparse.Namespace, ceilings: Ceilings) -> Record:
-    dtypes = ("float32",) if options.quick else ("float32", "bfloat16")
+    dtypes = ("float32",) if options.quick else raced_dtypes()
     cases = [Case("sigmoid", dtype, main_batch(options), 384, options.threads) for dtype in dtypes]
     results = race(BENCH, cases, **rounds_of(options, main=False))
     rows = [row for entries in results for row in rows_of_race(BENCH, entries, ceilings)]

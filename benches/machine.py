@@ -46,6 +46,11 @@ def repeatable(arguments: list[str]) -> list[str]:
     return [a for i, a in enumerate(arguments) if "--data" not in arguments[max(0, i - 1) : i + 1]]
 
 
+def raced_dtypes() -> tuple[str, ...]:
+    """Types of the losses' races: bfloat16 where the processor multiplies it. Elsewhere torch takes minutes a step."""
+    return ("float32", "bfloat16") if _core.isas()[0] == "avx512_bf16" else ("float32",)
+
+
 def environment(threads: int) -> Record:
     """Processor, versions and commit, as they go into the JSON."""
     return {

@@ -27,7 +27,7 @@ import bench_search
 import bench_search_exact
 import bench_small_batches
 import engine as tiles
-from machine import BENCHES, OUT, Ceilings, Record
+from machine import BENCHES, OUT, Ceilings, Record, raced_dtypes
 from search_contenders import CONTENDERS, MODULES
 
 QUICK_BASE, QUICK_QUERIES = 6_000, 500
@@ -83,6 +83,8 @@ def run_losses(options: argparse.Namespace, results: Record) -> None:
     """InfoNCE beside plain torch, drop-ins beside their originals; but for --quick sigmoid loss, log-sum-exp, small
     batches."""
     limit = ceilings(options, results)
+    if "bfloat16" not in raced_dtypes():
+        skip(results, "losses", "bfloat16", "this processor does not multiply it, and torch takes minutes a step")
     results["info_nce"] = bench_info_nce.run(options, limit)
     if not options.quick:
         results["pair_softplus"] = bench_pair_softplus.run(options, limit)
@@ -142,6 +144,9 @@ def run_hubness(options: argparse.Namespace, results: Record) -> None:
     names = present(results, "hubness", modules, options)
     if options.quick:
         names = [name for name in names if name in bench_hubness.QUICK]
+    if "torch loop bf16" in names and "bfloat16" not in raced_dtypes():
+        names.remove("torch loop bf16")
+        skip(results, "hubness", "torch loop bf16", "this processor does not multiply bfloat16")
     how = [*rounds(options, (3, 3), (1, 2)), *(["--data", str(quick_bank())] if options.quick else [])]
     results["hubness"] = program("bench_hubness", *how, "--only", *names, written="hubness.json")
     if not options.quick:

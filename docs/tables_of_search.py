@@ -37,7 +37,10 @@ def graph_index() -> str:
     if results is None:
         return not_recorded("simtile bench search --peers --record")
     title, header, rows = report.graph_table(results["search"]["processes"])
-    return f"{title}, top 10, {on(results)}:\n\n{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
+    return (
+        f"{title}, top 10, one thread of {on(results)}\n(`simtile bench search --peers --record`):\n\n"
+        f"{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
+    )
 
 
 def search_growth() -> str:

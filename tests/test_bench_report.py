@@ -74,6 +74,7 @@ def test_scores_that_would_not_fit_are_not_run(monkeypatch, capsys):
 
     monkeypatch.setattr(harness, "spawn", measured)
     monkeypatch.setattr(bench_info_nce, "available_memory", lambda: 2.5 * bench_info_nce.dense_bytes(1024))
+    monkeypatch.setattr(bench_info_nce, "QUICK_SIZES", (1024, 2048))
     rows = bench_info_nce.sizes(options(), machine.Ceilings([]))
     run = [(r["contender"], r["batch"]) for r in rows if "not_run" not in r]
     assert run == [("simtile", 1024), ("torch", 1024), ("simtile", 2048)]

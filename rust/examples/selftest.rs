@@ -1,7 +1,7 @@
-//! The comparisons of `tests/engine.rs` and `tests/graph.rs` as a program of one thread: emulators of other processors often lack working
+//! The comparisons of `tests/engine/` and `tests/graph.rs` as a program of one thread: emulators of other processors often lack working
 //! threads.
 
-#[path = "../tests/engine.rs"]
+#[path = "../tests/engine/main.rs"]
 #[allow(dead_code, unused_imports)]
 mod engine;
 #[path = "../tests/graph.rs"]
@@ -10,7 +10,7 @@ mod graph;
 
 fn main() {
     let names: Vec<_> = simtile_core::Isa::ALL.into_iter().filter(|i| i.available()).map(|i| i.name()).collect();
-    engine::every_op(1);
+    engine::whole_rows::every_op(1);
     graph::same_everywhere(1);
     println!("every op agrees with float64 on: {}", names.join(", "));
 }

@@ -1,9 +1,7 @@
 //! Every kernel on every instruction set of this processor against a few float64 lines, and its bits for several numbers of threads.
 //! `examples/selftest.rs` runs the comparison on processors without a test harness, as `make test-neon` does under qemu.
 
-mod exact;
-
-use exact::{Arguments, NOTHING, ROUNDING, Rng, close, isas, lse, scores};
+use super::exact::{Arguments, NOTHING, ROUNDING, Rng, close, isas, lse, scores};
 use proptest::prelude::*;
 use simtile_core::grad::{Loss, NllOut, Wanted, pair_grad};
 use simtile_core::limits::GuideArgs;

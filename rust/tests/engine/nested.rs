@@ -1,9 +1,6 @@
 //! Prefixes of the coordinates on every instruction set of this processor against float64, and their bits for several numbers of threads.
 
-#[allow(dead_code)]
-mod exact;
-
-use exact::{Arguments, NOTHING, ROUNDING, Rng, close, isas, lse, scores};
+use super::exact::{Arguments, NOTHING, ROUNDING, Rng, close, isas, lse, scores};
 use simtile_core::grad::{Loss, NllOut, Wanted, nested_grad};
 use simtile_core::lse::nested_lse;
 use simtile_core::pairs::PairArgs;

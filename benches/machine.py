@@ -42,8 +42,9 @@ PEERS = (
 
 
 def repeatable(arguments: list[str]) -> list[str]:
-    """Arguments without ``--data FILE``: a copy of what a bench makes by itself, on this machine alone."""
-    return [a for i, a in enumerate(arguments) if "--data" not in arguments[max(0, i - 1) : i + 1]]
+    """Arguments without ``--data FILE`` and ``--json FILE``: paths of this machine alone, which change no result."""
+    paths = {"--data", "--json"}
+    return [a for i, a in enumerate(arguments) if not paths.intersection(arguments[max(0, i - 1) : i + 1])]
 
 
 def raced_dtypes() -> tuple[str, ...]:

@@ -20,15 +20,15 @@ def read(name: str) -> Any:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
-WIDEST_FIRST = ("avx512_bf16", "avx512", "avx2", "neon", "portable")
-"""Instruction sets, as a table prefers them where several processors were measured."""
+INSTRUCTIONS = {"avx512_bf16": "AVX-512", "avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "portable": "no SIMD"}
+"""Instruction sets, the widest first, and their names in captions."""
 
 
 def processors() -> list[Any]:
     """Results of every processor: the widest instruction set first, of equal ones what was measured last."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*-cores.json")]
     files.sort(key=lambda results: str(results["machine"]["date"]), reverse=True)
-    return sorted(files, key=lambda results: WIDEST_FIRST.index(results["machine"]["isa"]))
+    return sorted(files, key=lambda results: list(INSTRUCTIONS).index(results["machine"]["isa"]))
 
 
 def processor(part: str) -> Any:
@@ -39,9 +39,6 @@ def processor(part: str) -> Any:
 def on(results: Any) -> str:
     """The processor of results, for a caption."""
     return f"an {results['machine']['cpu']} with {INSTRUCTIONS[results['machine']['isa']]}"
-
-
-INSTRUCTIONS = {"avx512_bf16": "AVX-512", "avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "portable": "no SIMD"}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:

@@ -12,12 +12,10 @@ A test compares each block with what the JSON says. To change a figure, run its 
 from __future__ import annotations
 
 import ast
-import itertools
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from figures import VALUES
 from recorded import RESULTS, ROOT, not_recorded, on, processor, processors, read, report, table
@@ -41,60 +39,34 @@ MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value (\w+) -->)(.*?)(<!-- /value -->)")
 
 
-LOSSES_HEADER = ("", "simtile", "plain torch", "share of the cores' ceiling", "extra memory", "plain torch")
-
-
-def losses_rows(results: Any) -> list[list[str]]:
-    """InfoNCE beside plain torch on one processor; the share where the cores have a ceiling for the type."""
-    rows = []
-    for dtype, sides in itertools.product(("float32", "bfloat16"), ("one", "two")):
-        ours, dense = (
-            next(
-                row
-                for row in results["info_nce"]["rows"]
-                if (row["contender"], row["variant"], row["dtype"], row["dim"]) == (name, sides, dtype, 384)
-            )
-            for name in ("simtile", "torch")
-        )
-        share = "-" if ours.get("share") is None else f"{ours['share']:.0%}"
-        rows.append([
-            f"{sides}-sided, {dtype}", f"{ours['ms']:,.0f} ms", f"{dense['ms']:,.0f} ms", share,
-            f"{ours['extra_mb']:,.0f} MB", f"{dense['extra_mb']:,.0f} MB",
-        ])  # fmt: skip
-    return rows
-
-
-def ceilings(results: Any) -> str:
-    """What a core of the processor can do, all of them busy."""
-    machine = results["machine"]
-    rates = {
+def losses() -> str:
+    """InfoNCE beside plain torch."""
+    results = processor("info_nce")
+    machine, found = results["machine"], [row for row in results["info_nce"]["rows"] if row["dim"] == 384]
+    ceilings = {
         row["dtype"]: row["rate"]
         for row in results["ceilings"]
         if (row["isa"], row["threads"]) == (machine["isa"], machine["threads"])
     }
-    of_types = [f"{rates[dtype]:.0f}{unit} in {dtype}" for dtype, unit in (("float32", " GFLOP/s a core"),
-                ("bfloat16", "")) if dtype in rates]  # fmt: skip
-    return " and ".join(of_types)
-
-
-def losses() -> str:
-    """InfoNCE beside plain torch."""
-    results = processor("info_nce")
-    batch, threads = results["info_nce"]["rows"][0]["batch"], results["machine"]["threads"]
+    rows = []
+    for dtype in ("float32", "bfloat16"):
+        for sides in ("one", "two"):
+            ours, dense = (
+                next(r for r in found if (r["contender"], r["variant"], r["dtype"]) == (name, sides, dtype))
+                for name in ("simtile", "torch")
+            )
+            rows.append([
+                f"{sides}-sided, {dtype}", f"{ours['ms']:,.0f} ms", f"{dense['ms']:,.0f} ms", f"{ours['share']:.0%}",
+                f"{ours['extra_mb']:,.0f} MB", f"{dense['extra_mb']:,.0f} MB",
+            ])  # fmt: skip
+    header = ("", "simtile", "plain torch", "share of the cores' ceiling", "extra memory", "plain torch")
+    batch, threads = found[0]["batch"], machine["threads"]
     return (
         f"InfoNCE with both gradients, {batch:,} pairs of 384 dimensions, {threads} threads of {on(results)},\n"
-        f"which can do {ceilings(results)}, against `F.cross_entropy` on stored logits;\n"
+        f"which can do {ceilings['float32']:.0f} GFLOP/s a core in float32 and {ceilings['bfloat16']:.0f} in bfloat16, "
+        "against `F.cross_entropy` on stored logits;\n"
         "medians over processes (`simtile bench losses --record`):\n\n"
-        f"{table(LOSSES_HEADER, losses_rows(results))}"
-    )
-
-
-def losses_elsewhere() -> str:
-    """The same on the other processors that were measured."""
-    others = [results for results in processors() if "info_nce" in results][1:]
-    return "\n\n".join(
-        f"The same on {on(results)}, which can do {ceilings(results)}:\n\n{table(LOSSES_HEADER, losses_rows(results))}"
-        for results in others
+        f"{table(header, rows)}"
     )
 
 
@@ -195,7 +167,7 @@ def drop_ins() -> str:
     """Every drop-in beside its original."""
     results = processor("drop_ins")
     if results is None:
-        return not_recorded("simtile bench losses --peers --record")
+        return not_recorded("python benches/bench_drop_ins.py --record")
     rows = [
         [
             row["loss"], f"{row['batch']:,}", f"{row['ms']['simtile']:,.1f}", f"{row['ms']['original']:,.1f}",
@@ -207,7 +179,7 @@ def drop_ins() -> str:
     header = ("loss", "batch", "ms", "original's", "MB beside inputs", "original's")
     return (
         f"float32, 384 dimensions, {results['machine']['threads']} threads of {on(results)} "
-        f"(`simtile bench losses --peers --record`):\n\n{table(header, rows, 'lrrrrr')}"
+        f"(`python benches/bench_drop_ins.py --record`):\n\n{table(header, rows, 'lrrrrr')}"
     )
 
 
@@ -278,7 +250,7 @@ def pictures() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
-        losses, losses_elsewhere, exact_search, hubness_minilm, hubness_words, cur_maxsim, cur_cross_encoder,
+        losses, exact_search, hubness_minilm, hubness_words, cur_maxsim, cur_cross_encoder,
         cur_sparse, training, distributed, saturation, drop_ins, graph_index, search_growth, hubness_times,
         scale_measured, scale_plan, layers, papers, pictures,
     )

@@ -29,7 +29,7 @@ __all__ = ["TRIAL_ROUNDS", "LeftOut", "Trial", "choose", "leave_out", "run_trial
 Floats = NDArray[np.float64]
 FOLDS = 4
 TRIAL_ROUNDS = 4
-"""Of a trial, where a search would take more: what is best with four is hardly another with twelve."""
+"""Of a trial, where a search may take more: it compares settings, and costs a solve a round for each of them."""
 MOST_QUERIES = 96
 """Build queries that take part: a standard error of a few points of recall, in seconds."""
 

@@ -75,7 +75,7 @@ class Method:
 def usual_rounds(budget: int) -> int:
     """Rounds of "auto" for a budget: of some 16 calls, a small batch of a scorer; 4 at least, 12 at most.
 
-    Each round knows more than the one before; beyond a dozen that is worth a few tenths of a point of recall.
+    Each round knows more than the one before, and there is less and less to gain from that.
     """
     return min(12, max(4, budget // 16))
 

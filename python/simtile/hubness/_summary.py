@@ -80,11 +80,6 @@ def bfloat16_bits(rows: Rows) -> NDArray[np.uint16]:
     return rounded.astype(np.uint16)
 
 
-def _multiplied(precision: Precision) -> Precision:
-    """float32 where this processor has no product of bfloat16: to widen it takes twice the time of float32 itself."""
-    return precision if _core.isas()[0] == "avx512_bf16" else "float32"
-
-
 def _operand(rows: Rows, precision: Precision) -> NDArray[Any]:
     return bfloat16_bits(rows) if precision == "bfloat16" else np.ascontiguousarray(rows)
 
@@ -126,7 +121,7 @@ def blocks(bank: Iterable[Rows]) -> list[Rows]:
 def summarise(bank: Sequence[Rows], gallery: Rows, need: Need, how: How) -> Summary:
     """One pass over the bank (given in parts), and one more where lists of neighbours or activations are wanted."""
     parts = blocks(bank)
-    items = functools.partial(Items, gallery, need, how.metric, _multiplied(how.precision), how.num_threads)
+    items = functools.partial(Items, gallery, need, how.metric, how.precision, how.num_threads)
     stats = functools.reduce(merge_stats, how.executor.in_order(Items.stats, ((part,) for part in parts), setup=items))
     activation = neighbours = None
     if need.activation_k:

@@ -4,6 +4,7 @@
 //! unwinding without a panic: no hook runs, nothing is printed. What is asked never changes a result.
 
 use std::cell::RefCell;
+use std::hint::black_box;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -105,10 +106,19 @@ pub fn checkpoint() {
     }
 }
 
+/// Whether `len` elements could be had just now.
+pub(crate) fn has_room_for<T>(len: usize) -> bool {
+    let mut tried = Vec::<T>::new();
+    let held = tried.try_reserve_exact(len).is_ok();
+    // A vector that nobody looks at need not be made.
+    black_box(&tried);
+    held
+}
+
 /// Leave where `len` elements cannot be had: a vector that finds no room ends the process. Asked before the vectors whose size follows
 /// that of the arguments.
 pub fn room_for<T>(len: usize) {
-    if Vec::<T>::new().try_reserve_exact(len).is_err() {
+    if !has_room_for::<T>(len) {
         Stopped::Memory(len.saturating_mul(size_of::<T>())).leave()
     }
 }

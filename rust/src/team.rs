@@ -2,13 +2,21 @@
 //!
 //! Threads are scoped to the call: nothing is left behind that a `fork` could break, and no pool competes with torch's.
 
-use crate::stop::{PERIOD, Stopped, checkpoint, following};
+use crate::stop::{PERIOD, Stopped, checkpoint, following, has_room_for};
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+/// Bytes of a thread's stack: Rust's own choice.
+const STACK: usize = 2 << 20;
+/// Where less is left beside all stacks, threads start one after the other, and nobody works, and takes memory, before all have.
+const PLENTY: usize = 256 << 20;
+/// What has to be left for one of them. The C library allocates a little as a thread starts, and ends the process where it cannot; it
+/// asks the system for it, whose answer is seen only by asking for more than the 32 MiB that may come from memory freed before.
+const STARTING: usize = 33 << 20;
 
 /// One thread's view of the team.
 pub struct Team<'a> {
@@ -47,17 +55,28 @@ pub fn run(threads: usize, work: impl Fn(&Team) + Sync) {
         gate: Mutex::default(),
         turn: Condvar::new(),
     };
+    let scarce = threads > 1 && !has_room_for::<u8>(threads.saturating_mul(STACK).saturating_add(PLENTY));
     let member = |caller: bool| {
         let team = Team { shared: &state, base: Cell::new(0), caller };
-        if let Err(reason) = catch_unwind(AssertUnwindSafe(|| work(&team))) {
+        let begin = || {
+            if scarce {
+                team.wait();
+            }
+            work(&team);
+        };
+        if let Err(reason) = catch_unwind(AssertUnwindSafe(begin)) {
             state.stop(reason);
         }
     };
     thread::scope(|scope| {
-        for _ in 1..threads {
+        for started in 1..threads {
             let joining = || following(state.stopped.clone(), || member(false));
-            if thread::Builder::new().spawn_scoped(scope, joining).is_err() {
+            let fits = !scarce || has_room_for::<u8>(STARTING);
+            if !fits || thread::Builder::new().stack_size(STACK).spawn_scoped(scope, joining).is_err() {
                 return state.stop(Box::new(Stopped::Threads(threads)));
+            }
+            while scarce && state.gate().waiting < started {
+                thread::yield_now();
             }
         }
         member(true);

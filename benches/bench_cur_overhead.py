@@ -38,7 +38,10 @@ def make_index(n: int, rng: np.random.Generator) -> CrossEncoderIndex:
     embeddings = rng.standard_normal((n, EMBEDDING), np.float32)
     retrieval = Retrieval(n, embeddings, None, "int8")
     knowledge = Knowledge(FACTORS, "int8", None)
-    learned = Learned(rng.normal(size=n), rng.normal(size=(n, FACTORS)), 1.0, np.zeros(EMBEDDING), 0.0, 1.0, 1.0)
+    learned = Learned(
+        rng.normal(size=n), rng.normal(size=(n, FACTORS)), 1.0, np.zeros(EMBEDDING), 0.0, 1.0, 1.0,
+        rng.normal(size=(EMBEDDING, FACTORS)), np.ones(FACTORS),
+    )  # fmt: skip
     choices = {(K, BUDGET, ROUNDS, False): Choice()}
     knowledge.restore(BuildScores([np.arange(1)], [np.zeros(1)], n), learned, choices)
     return CrossEncoderIndex(Shop(scorer, ScoreJournal(None, version="instant"), range(n)), retrieval, knowledge, ["q"])

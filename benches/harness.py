@@ -325,7 +325,12 @@ def save(name: str, record: Record, *, keep: bool) -> Path:
         old: Record = json.loads(kept.read_text()) if kept.exists() else {}
         source = {key: record["machine"][key] for key in ("commit", "date", "command", "load_before")}
         parts = {key: source for key in record if key not in ("machine", "runs")}
-        kept.write_text(json.dumps({**old, **record, "runs": {**old.get("runs", {}), **parts}}, indent=1) + "\n")
+        whole = {**old, **record, "runs": {**old.get("runs", {}), **parts}}
+        if "not_run" in record:  # of a run of suites; the others' entries stay
+            stays = [entry for entry in old.get("not_run", []) if entry["suite"] not in record["seconds"]]
+            whole["not_run"] = stays + record["not_run"]
+            whole["seconds"] = {**old.get("seconds", {}), **record["seconds"]}
+        kept.write_text(json.dumps(whole, indent=1) + "\n")
     return path.relative_to(BENCHES.parent)
 
 

@@ -178,6 +178,19 @@ def test_saved_results_are_read_back(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out/bench.json").read_text())["rows"] == []
 
 
+def test_a_run_of_some_suites_keeps_what_others_did_not_run(tmp_path, monkeypatch):
+    for name in ("OUT", "RESULTS", "BENCHES"):
+        monkeypatch.setattr(harness, name, tmp_path / name)
+    for suite, peers in (("search", ["a", "b"]), ("losses", ["c"]), ("search", ["b"])):
+        absent = [{"suite": suite, "what": peer, "why": "not installed"} for peer in peers]
+        record = {"machine": machine.environment(1), "not_run": absent, "seconds": {suite: len(peers)}}
+        harness.save("bench", record, keep=True)
+    (kept,) = (tmp_path / "RESULTS").glob("*.json")
+    whole = json.loads(kept.read_text())
+    assert [entry["what"] for entry in whole["not_run"]] == ["c", "b"]
+    assert whole["seconds"] == {"search": 1, "losses": 1}
+
+
 def test_quick_means_fewer_rounds_unless_told():
     options = argparse.Namespace(quick=True, rounds=None, repeats=9)
     assert harness.rounds_of(options) == {"rounds": 1, "repeats": 9}

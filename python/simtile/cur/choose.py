@@ -202,7 +202,7 @@ def _search(
         return _take(-fold.ranks, fold.weights, budget)
     everyone = np.arange(len(fold.ids))
     posterior = Posterior(fold.features, fold.learned, fold.embeddings, len(everyone), choice, centred)
-    latent: NDArray[np.floating] = posterior.mean
+    latent: NDArray[np.floating] = posterior.first
     free = fold.ids >= 0
     scored = Scored.nothing(len(everyone))
     taken = np.empty((len(everyone), 0), np.int64)

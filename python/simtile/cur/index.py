@@ -147,7 +147,7 @@ class CrossEncoderIndex:
         embeddings = self._retrieval.check_queries("query_embeddings", query_embeddings, len(query_embeddings))
         features = self._knowledge.features(self._retrieval)
         prior = Posterior(features, self._knowledge.learned, embeddings, len(query_embeddings), Choice(), False)
-        return np.asarray(prior.mean, np.float32)
+        return np.asarray(prior.first, np.float32)
 
     def search(
         self,

@@ -3,8 +3,9 @@
     s[q, i] = b_q + m_i + γ <e_q − ē, f_i> + u_q · v_i + noise
 
 m is the item mean (a hub's is high), <e_q − ē, f_i> the dual encoder's score with the mean over queries taken out, and
-v the factors of what remains. With whole rows the means are exact and v comes from a singular value decomposition; with
-sparse scores b, m and γ are fitted in turns and v by alternating least squares.
+v the factors of what remains; u is foreseen from e_q − ē (:mod:`simtile.cur.foresee`). With whole rows the means are
+exact and v comes from a singular value decomposition; with sparse scores b, m and γ are fitted in turns and v by
+alternating least squares.
 
 [1] Tipping & Bishop 1999, "Probabilistic principal component analysis", eq. 7 and 8.
 """
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtile.cur.factorize import SparseScores, alternating_least_squares, singular_factors
+from simtile.cur.foresee import foresee
 
 __all__ = ["BuildScores", "Learned", "learn"]
 
@@ -82,6 +84,8 @@ class Learned:
     query_mean : (e,)      ē, empty without a dual encoder
     offset, offset_variance : float      of b
     residual_variance : float      of the noise
+    latent_map : (e, d)      u is expected to be (e_q − ē) · latent_map
+    latent_variance : (d,)      of u around that
     """
 
     mean: Floats
@@ -91,6 +95,8 @@ class Learned:
     offset: float
     offset_variance: float
     residual_variance: float
+    latent_map: Floats
+    latent_variance: Floats
 
     @cached_property
     def factor_variance(self) -> float:
@@ -120,7 +126,7 @@ def learn(
     if queries is None or items is None:
         queries, items = np.zeros((len(scores), 0)), np.zeros((scores.n, 0))
     query_mean = np.asarray(np.mean(queries, axis=0, dtype=np.float64))
-    centred = queries - query_mean
+    centred = np.asarray(queries - query_mean, np.float64)
     if scores.is_dense:
         fitted = _learn_dense(scores.dense(), rank, centred, items)
     else:
@@ -144,7 +150,8 @@ def _learn_dense(matrix: Floats, rank: int, centred: Floats, items: NDArray[np.f
     freedom = matrix.shape[1] * max(len(rest) - 1 - left.shape[1], 1)
     noise = max(float((rest**2).sum() - energy.sum()) / freedom, 0.0)
     factors = factors * np.sqrt(np.maximum(1.0 - matrix.shape[1] * noise / energy, 0.0))
-    return Learned(mean, factors, weight, np.empty(0), float(offsets.mean()), float(offsets.var()), noise)
+    foreseen = foresee(left, centred, (factors**2).sum(axis=0))
+    return Learned(mean, factors, weight, np.empty(0), float(offsets.mean()), float(offsets.var()), noise, *foreseen)
 
 
 def _learn_sparse(
@@ -167,7 +174,10 @@ def _learn_sparse(
     residual = SparseScores(rows, columns, rest, scores.shape)
     start = np.random.default_rng(0).normal(size=(n, rank))
     model = alternating_least_squares(residual, start, features=items, iterations=iterations)
-    return Learned(mean, model.factors, weight, np.empty(0), float(offsets.mean()), float(offsets.var()), model.noise)
+    foreseen = foresee(model.left, centred, (model.factors**2).sum(axis=0))
+    return Learned(
+        mean, model.factors, weight, np.empty(0), float(offsets.mean()), float(offsets.var()), model.noise, *foreseen
+    )
 
 
 def _slope(x: Floats, y: Floats) -> float:

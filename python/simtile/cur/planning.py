@@ -115,7 +115,7 @@ def _auto(
         first = retrieval.lists(queries, embeddings, sizes[0], allowed)
     else:
         nothing = np.empty((len(queries), 0), np.int64)
-        first = features.top(posterior.mean, sizes[0], allowed=allowed, scored=nothing)[1]
+        first = features.top(posterior.first, sizes[0], allowed=allowed, scored=nothing)[1]
     return Plan(Method(first, features, posterior), sizes, offset)
 
 

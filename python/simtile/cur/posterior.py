@@ -3,7 +3,9 @@
     s_i = θ · φ_i + ε,    φ_i = [v_i | f_i | m_i | 1],    θ ~ N(θ₀, Λ),    ε ~ N(0, σ²)
 
 v_i are the factors of the build queries' scores, f_i the dual encoder's embedding, m_i the item mean. A priori the
-query's scores are b + m_i + γ <e_q − ē, f_i>: the dual encoder and popularity, weighted as the build queries taught.
+query's scores are b + m_i + γ <e_q − ē, f_i> + u(e_q) · v_i: the dual encoder and popularity, weighted as the build
+queries taught, and the factors that queries with such embeddings had. These say which kind of items a query likes, not
+which of them, and would crowd the best ones out of a first list: it follows the dual encoder and popularity alone.
 Each exact score is an observation; the posterior mean of θ is one latent vector, and the next round its top-k over all
 items.
 
@@ -47,7 +49,7 @@ class Choice:
 
 
 class Posterior:
-    """Latents of the model for a batch of queries.
+    """Latents of the model for a batch of queries; `first` (M, D) are those of the first list, before any score.
 
     Parameters
     ----------
@@ -73,20 +75,23 @@ class Posterior:
         mean = np.zeros((n_queries, d + e + 2))
         variance = np.ones(d + e + 2)
         if e and queries is not None:
+            mean[:, :d], variance[:d] = (queries - learned.query_mean) @ learned.latent_map, learned.latent_variance
             mean[:, d : d + e] = learned.embedding_weight * (queries - learned.query_mean)
             variance[d : d + e] = choice.embedding * learned.embedding_weight**2 / e
         elif e:
             variance[d : d + e] = 0.0
         mean[:, -2], variance[-2] = (0.0, 0.0) if centred else (1.0, _MEAN_SLOPE_VARIANCE)
         mean[:, -1], variance[-1] = learned.offset, learned.offset_variance + learned.residual_variance
-        self.mean, self._variance = mean, variance
+        self._mean, self._variance = mean, variance
+        self.first = mean.copy()
+        self.first[:, :d] = 0.0
         # A noiseless model would make the system singular where two items have equal features.
         scale = learned.residual_variance + 1e-6 * (learned.factor_variance + learned.offset_variance)
         self._noise = max(choice.noise * scale, 1e-12)
 
     def __call__(self, queries: Ids, scored: Scored) -> NDArray[np.floating]:
         phi = self._phi[scored.ids].astype(np.float64)
-        return posterior_latent(scored.values, phi, self.mean[queries], self._variance, self._noise)
+        return posterior_latent(scored.values, phi, self._mean[queries], self._variance, self._noise)
 
     def is_settled(
         self, queries: Ids, scored: Scored, k: int, best: Ids, predicted: NDArray[np.floating]

@@ -27,7 +27,9 @@ from simtile.cur.scorers import Scorer
 
 __all__ = ["load", "save"]
 
-FORMAT = 3
+FORMAT = 4
+_SAVED = ("mean", "query_mean", "latent_map", "latent_variance")
+"""Arrays of `Learned` that are kept as they are."""
 
 
 def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, queries: Sequence[Any]) -> None:
@@ -51,7 +53,7 @@ def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, que
         text = _sealed(description)
     except TypeError as error:
         raise TypeError(f"items, queries: JSON values, to be saved; {error}") from error
-    arrays: dict[str, Any] = {"allowed": retrieval.allowed, "mean": learned.mean, "query_mean": learned.query_mean}
+    arrays: dict[str, Any] = {"allowed": retrieval.allowed, **{name: getattr(learned, name) for name in _SAVED}}
     for name, vectors in (("factors", learned.factors), ("embeddings", retrieval.embeddings)):
         if vectors is not None:
             arrays.update({f"{name}.{part}": array for part, array in quantized(vectors, knowledge.dtype).items()})
@@ -91,12 +93,8 @@ def load(
     factors = _vectors(arrays, "factors")
     assert factors is not None
     names = ("embedding_weight", "offset", "offset_variance", "residual_variance")
-    learned = Learned(
-        mean=arrays["mean"],
-        factors=factors.astype(np.float64),
-        query_mean=arrays["query_mean"],
-        **{name: description[name] for name in names},
-    )
+    kept: dict[str, Any] = {name: arrays[name] for name in _SAVED} | {name: description[name] for name in names}
+    learned = Learned(factors=factors.astype(np.float64), **kept)
     journal = ScoreJournal.read(path / "scores.journal", version=scorer.version)
     if len(journal) < description["scores"]:
         raise JournalError(f"{path}: cut short: {len(journal)} of the {description['scores']} scores it was saved with")

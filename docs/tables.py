@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from figures import VALUES
 from recorded import RESULTS, ROOT, not_recorded, on, processor, processors, read, report, table
@@ -228,23 +229,26 @@ def summary(name: str) -> str:
     return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", sentence)
 
 
-PICTURES = ("loss_memory", "loss_time", "pareto", "ceiling")
+PICTURES = ("loss_memory", "loss_time")
 """Figures of the report that are kept in docs/pictures."""
 
 
-def drawn_figures() -> dict[str, tuple[str, str]]:
-    """Every figure of the report, of the first processor that has its records."""
-    drawn: dict[str, tuple[str, str]] = {}
-    for results in reversed(processors()):
-        drawn |= report.figures(results)
-    return drawn
+def swept() -> Any:
+    """Results of the first processor on which losses of all batch sizes were measured."""
+    return next(results for results in processors() if results.get("info_nce", {}).get("sizes"))
 
 
 def pictures() -> str:
-    """The two of losses side by side; as long as they are not recorded, the share of the ceiling."""
-    drawn = drawn_figures()
-    shown = [name for name in PICTURES[:2] if name in drawn] or ["ceiling"]
-    return "\n".join(f'<img src="docs/pictures/{name}.svg" alt="{drawn[name][0]}" width="49%">' for name in shown)
+    """Memory and time of a loss, side by side."""
+    results = swept()
+    drawn = report.figures(results)
+    shown = "\n".join(f'<img src="docs/pictures/{name}.svg" alt="{drawn[name][0]}" width="49%">' for name in PICTURES)
+    threads = results["machine"]["threads"]
+    return (
+        f"{shown}\n\n"
+        f"Two-sided InfoNCE with both gradients, float32, 384 dimensions, {threads} threads of {on(results)}\n"
+        "(`python benches/bench_info_nce.py --record`)."
+    )
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -275,8 +279,8 @@ def pages() -> list[Path]:
 
 def drawings() -> dict[Path, str]:
     """The files of docs/pictures, and the SVG that belongs into each."""
-    drawn = drawn_figures()
-    return {ROOT / "docs" / "pictures" / f"{name}.svg": svg for name, (_, svg) in drawn.items() if name in PICTURES}
+    drawn = report.figures(swept())
+    return {ROOT / "docs" / "pictures" / f"{name}.svg": drawn[name][1] for name in PICTURES}
 
 
 def main() -> None:

@@ -41,6 +41,11 @@ def on(results: Any) -> str:
     return f"an {results['machine']['cpu']} with {INSTRUCTIONS[results['machine']['isa']]}"
 
 
+def command(results: Any, part: str) -> str:
+    """What measured this part."""
+    return str(results["runs"][part]["command"])
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
     """Markdown; ``align`` has a letter a column, "r" for numbers."""
     rules = ["--:" if letter == "r" else "---" for letter in align.ljust(len(header), "l")]

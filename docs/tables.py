@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import VALUES
-from recorded import RESULTS, ROOT, not_recorded, on, processor, processors, read, report, table
+from recorded import RESULTS, ROOT, command, not_recorded, on, processor, processors, read, report, table
 from tables_of_search import (
     exact_search,
     graph_index,
@@ -180,7 +180,7 @@ def drop_ins() -> str:
     header = ("loss", "batch", "ms", "original's", "MB beside inputs", "original's")
     return (
         f"float32, 384 dimensions, {results['machine']['threads']} threads of {on(results)} "
-        f"(`python benches/bench_drop_ins.py --record`):\n\n{table(header, rows, 'lrrrrr')}"
+        f"(`{command(results, 'drop_ins')}`):\n\n{table(header, rows, 'lrrrrr')}"
     )
 
 
@@ -247,7 +247,7 @@ def pictures() -> str:
     return (
         f"{shown}\n\n"
         f"Two-sided InfoNCE with both gradients, float32, 384 dimensions, {threads} threads of {on(results)}\n"
-        "(`python benches/bench_info_nce.py --record`)."
+        f"(`{command(results, 'info_nce')}`)."
     )
 
 

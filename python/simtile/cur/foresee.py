@@ -19,7 +19,7 @@ def foresee(left: Floats, queries: Floats, weights: Floats) -> tuple[Floats, Flo
 
     Parameters
     ----------
-    left : (Q, d)      u of the build queries, of unit mean square and mean 0
+    left : (Q, d)      u of the build queries, of unit mean square and a mean of about 0
     queries : (Q, e)      their embeddings with the mean taken out
     weights : (d,)      how much a factor matters: the sum over the items of v²
 

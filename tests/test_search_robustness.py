@@ -85,8 +85,8 @@ def test_files_of_another_kind_are_told_apart(saved: bytes, tmp_path: Path) -> N
     for content in (b"", b"SIMTILEG", b"PK\3\4" + bytes(1000), saved[::-1], bytes(len(saved))):
         with pytest.raises(IndexFileError, match="not a graph index"):
             load(path, content)
-    with pytest.raises(IndexFileError, match="version 2"):
-        load(path, saved[:8] + b"\2" + saved[9:])
+    with pytest.raises(IndexFileError, match="version 3"):
+        load(path, saved[:8] + b"\3" + saved[9:])
     with pytest.raises(FileNotFoundError):
         GraphIndex.load(tmp_path / "none")
     with pytest.raises((IndexFileError, OSError)):

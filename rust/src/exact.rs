@@ -6,6 +6,8 @@
 use crate::simd::{Isa, Kernel, Simd, prefetch};
 
 const LANES: usize = 16;
+/// Vectors that are fetched ahead.
+const AHEAD: usize = 2;
 
 /// What a score is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +102,14 @@ impl Kernel for Scores<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self) {
         let Items { metric, scale, bias, inverse, .. } = *self.items;
+        for &id in self.ids.iter().take(AHEAD) {
+            prefetch(self.items.vector(id as usize).as_ptr(), 4 * self.items.d);
+        }
         for (t, (out, &id)) in self.out.iter_mut().zip(self.ids).enumerate() {
             let j = id as usize;
             let y = self.items.vector(j);
-            // Candidates lie anywhere: the next is fetched from memory while this one is summed.
-            if let Some(&next) = self.ids.get(t + 1) {
+            // Candidates lie anywhere: the ones after the next are fetched from memory while this one is summed.
+            if let Some(&next) = self.ids.get(t + AHEAD) {
                 prefetch(self.items.vector(next as usize).as_ptr(), 4 * self.items.d);
             }
             let s = match metric {

@@ -32,7 +32,7 @@ fn searched(isa: Isa, metric: Metric, d: usize, threads: usize) -> (Vec<f32>, Ve
 
 /// What every instruction set returns, against the portable one.
 pub fn same_everywhere(threads: usize) {
-    for d in [7, 130] {
+    for d in [7, 130, 320] {
         for metric in [Metric::InnerProduct, Metric::Cosine, Metric::SquaredL2] {
             let wanted = searched(Isa::Portable, metric, d, 1);
             for isa in Isa::ALL.into_iter().filter(|i| i.available()) {

@@ -157,7 +157,9 @@ impl Kind {
         let intact = get(header, HEADER - 8) == checksum(&header[..HEADER - 8]);
         let length = map.len() as u64;
         let metric = METRICS.get(metric as usize).copied();
-        let opened = Opened { map, verify, what: self.what, metric: metric.unwrap_or(Metric::InnerProduct), words };
+
+        let opened =
+            Opened { map, verify, what: self.what, version, metric: metric.unwrap_or(Metric::InnerProduct), words };
         if !intact {
             return Err(opened.damaged("its header"));
         }
@@ -176,6 +178,7 @@ pub(crate) struct Opened {
     map: Arc<Mmap>,
     verify: bool,
     what: &'static str,
+    pub(crate) version: u32,
     pub(crate) metric: Metric,
     pub(crate) words: [u64; WORDS],
 }

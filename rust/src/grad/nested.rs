@@ -3,7 +3,9 @@
 //! Coordinates between d_(k-1) and d_k take part in every prefix from k on. With C_l = P_l / (|x|_l |y|_l) they are multiplied with
 //! Σ_(l >= k) C_l, so every coordinate is multiplied once, as in a loss of whole rows. Normalisation takes off
 //!
-//!     dX[i, k's coordinates] -= Σ_(l >= k) (Σ_j P_l s_l) / |x_i|_l² · x[i, k's coordinates]
+//! ```text
+//! dX[i, k's coordinates] -= Σ_(l >= k) (Σ_j P_l s_l) / |x_i|_l² · x[i, k's coordinates]
+//! ```
 //!
 //! and likewise from dY; the sums of P_l s_l are made on the way.
 

@@ -11,27 +11,28 @@
 //! which ranks as the metric does: a query's score is off by a constant and a factor. For inner products the coordinate a makes all
 //! items equally long [1], so that the neighbours of an item are near it rather than long.
 //!
-//! * **Codes.** `z ≈ f (u − 128)`, bytes u; queries `w ≈ g v`, signed v. Products of bytes are summed exactly, hence the same score on every
-//!   processor. With a rotation f is some 3.5 standard deviations over 127: the error is a few parts in 10⁴ of ‖w‖ ‖z‖.
+//! * **Codes.** `z ≈ f (m u − l)`, u of 4 bits, or of 8 below [`LEAST_SIGNED`] coordinates; queries `w ≈ g v`, signed bytes v. Products are
+//!   summed exactly, hence the same score on every processor. The rotation makes coordinates nearly normal, for which steps of
+//!   [`STEP`] deviations lose least [3]: a score is off by 0.11 ‖w‖ ‖z‖ / √d. f is such that `<z, f (m u − l)> = ‖z‖²`.
 //! * **Signs.** b = sign(z) estimates `<w, z> ≈ e <w, b>, e = ‖z‖² / ‖z‖₁`, without bias and with deviation 0.75 ‖w‖ ‖z‖ / √d, which is
 //!   0.6 e ‖w‖ [2]. w has [`PLANES`] bits a coordinate, so that `<w, b>` is a few counts of ones. Vertices whose estimate cannot reach
 //!   the pool are passed over before their codes are read; 64 bytes for up to 384 coordinates, a cache line.
 //!
 //! [1] Bachrach et al., Speeding up the Xbox recommender system, RecSys 2014.
 //! [2] Gao & Long, RaBitQ, arXiv:2405.12497, §3.2 and theorem 3.2.
+//! [3] Max, Quantizing for minimum distortion, IRE Trans. Inf. Theory 6, 1960, table II (16 levels).
 
+use super::query::Query;
 use super::rotate::Rotation;
 use crate::exact::{Metric, dot};
 use crate::simd::Simd;
 
 /// Coordinates from which signs are kept: below, an estimate is too wide to exclude much, and codes are short.
 const LEAST_SIGNED: usize = 128;
-/// Bits of a query's coordinate where it meets signs, two's complement.
-const PLANES: usize = 3;
-/// Standard deviations at which the planes of a query end.
-const CLIP: f64 = 2.5;
-/// Deviation of an estimate in units of e ‖w‖, times what the walk asks for.
-const SLACK: f64 = 0.6 * 1.4;
+/// Width of a level of 4 bits, in deviations of a coordinate.
+const STEP: f64 = 0.335;
+/// What 4 bits are off by then, in deviations.
+const HALF_BYTE_ERROR: f64 = 0.107;
 /// 2^50: coordinates are cut here, so that no score overflows.
 const LARGEST: f64 = (1u64 << 50) as f64;
 
@@ -39,7 +40,8 @@ const LARGEST: f64 = (1u64 << 50) as f64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) d: usize,
-    /// Bytes of a code record, a multiple of a cache line: d codes, and the scalars at its end where there are no signs.
+    /// Bytes of a code record, a multiple of a cache line: d codes, and the scalars at its end where there are no signs. Where there
+    /// are, code j is half of byte j modulo this, the lower half of the first so many.
     pub(super) code_bytes: usize,
     /// Bytes of a sign record, likewise, or 0: bits, scalars.
     pub(super) sign_bytes: usize,
@@ -68,9 +70,73 @@ impl Layout {
         let signed = d >= LEAST_SIGNED;
         Layout {
             d,
-            code_bytes: (d + if signed { 0 } else { SCALARS }).next_multiple_of(64),
+            code_bytes: if signed { d.div_ceil(2) } else { d + SCALARS }.next_multiple_of(64),
             sign_bytes: if signed { (d.div_ceil(64) * 8 + SCALARS).next_multiple_of(64) } else { 0 },
         }
+    }
+
+    /// Whether codes have 4 bits rather than 8.
+    #[inline(always)]
+    fn halved(&self) -> bool {
+        self.sign_bytes > 0
+    }
+
+    /// Coordinates that a code record has room for.
+    pub(super) fn room(&self) -> usize {
+        if self.halved() { 2 * self.code_bytes } else { self.code_bytes }
+    }
+
+    /// (m, l)
+    #[inline(always)]
+    fn levels(&self) -> (i32, i32) {
+        if self.halved() { (2, 15) } else { (1, 128) }
+    }
+
+    /// m u − l, and 0 beyond d (`room`); what products with them are off by where the other's are u: −l Σ.
+    #[inline(always)]
+    pub(super) fn signed(&self, code: &[u8], to: &mut [i8]) -> i32 {
+        let (_, l) = self.levels();
+        if self.halved() {
+            let (low, high) = to.split_at_mut(self.code_bytes);
+            for ((low, high), u) in low.iter_mut().zip(high).zip(code) {
+                (*low, *high) = (2 * (u & 15) as i8 - 15, 2 * (u >> 4) as i8 - 15);
+            }
+        } else {
+            to.iter_mut().zip(code).for_each(|(to, u)| *to = (u ^ 0x80) as i8);
+        }
+        to[self.d..].fill(0);
+        -l * to.iter().map(|&v| i32::from(v)).sum::<i32>()
+    }
+
+    /// Σ (m u − l) v from the record's u, v (`room`, 0 beyond d) and `shift`, −l Σ v.
+    ///
+    /// # Safety
+    /// `S` is there; both are that long.
+    #[inline(always)]
+    pub(super) unsafe fn product<S: Simd>(&self, u: *const u8, v: *const i8, shift: i32) -> i32 {
+        let (m, _) = self.levels();
+        // SAFETY: the caller's promise.
+        let sum = unsafe {
+            if self.halved() {
+                dot_half_bytes::<S>(u, v, v.add(self.code_bytes), self.code_bytes)
+            } else {
+                dot_bytes::<S>(u, v, self.code_bytes)
+            }
+        };
+        m * sum + shift
+    }
+
+    /// −l Σ v
+    pub(super) fn shift(&self, v: &[i8]) -> i32 {
+        -self.levels().1 * v.iter().map(|&v| i32::from(v)).sum::<i32>()
+    }
+
+    /// Deviation of an item's codes in all, for ‖z‖ = 1.
+    pub(super) fn code_error(&self) -> f64 {
+        let d = self.d as f64;
+        // Bytes end at the largest of d normal coordinates, some √(2 log 2d) deviations; roundings are uniform in a step.
+        let bytes = (2.0 * (2.0 * d).ln()).sqrt() / 127.0 / 12f64.sqrt();
+        (if self.halved() { HALF_BYTE_ERROR } else { bytes }) / d.sqrt()
     }
 
     /// The scalars in the record (of signs, or else of codes) at `record`.
@@ -101,91 +167,10 @@ pub(super) struct Coder {
     pub(super) center: Vec<f32>,
     /// M², of scaled vectors
     pub(super) largest_square: f64,
-    center_square: f64,
-    rotation: Rotation,
+    pub(super) center_square: f64,
+    pub(super) rotation: Rotation,
     /// ‖z‖ of the items that it was made for, as a root mean square.
     pub(super) typical_norm: f64,
-}
-
-/// A query as the walk needs it.
-pub(super) struct Query {
-    /// v, zero beyond d (`code_bytes`)
-    codes: Vec<i8>,
-    /// Bits of w, one plane after another, each of the words of a sign record.
-    planes: Vec<u64>,
-    /// g
-    unit: f32,
-    /// −128 Σ v
-    shift: i32,
-    /// A step of the planes' numbers.
-    plane_unit: f32,
-    /// Their sum.
-    plane_shift: i32,
-    /// What estimates are raised by, in units of e.
-    slack: f32,
-    /// β
-    offset_factor: f32,
-    /// γ
-    lift_factor: f32,
-    /// ‖w‖
-    pub(super) norm: f32,
-    vector: Vec<f32>,
-    scratch: Vec<f32>,
-}
-
-impl Query {
-    pub(super) fn new(layout: &Layout) -> Query {
-        Query {
-            codes: vec![0; layout.code_bytes],
-            planes: vec![0; PLANES * layout.sign_bytes / 8],
-            unit: 0.0,
-            shift: 0,
-            plane_unit: 0.0,
-            plane_shift: 0,
-            slack: 0.0,
-            offset_factor: 0.0,
-            lift_factor: 0.0,
-            norm: 0.0,
-            vector: vec![0.0; layout.d],
-            scratch: vec![0.0; layout.d],
-        }
-    }
-
-    /// g
-    pub(super) fn unit(&self) -> f32 {
-        self.unit
-    }
-
-    /// The score of an item from its code record.
-    ///
-    /// # Safety
-    /// `S` is there; `code` points to a code record of this query's layout.
-    #[inline(always)]
-    pub(super) unsafe fn score<S: Simd>(&self, code: *const u8, item: Scalars) -> f32 {
-        // SAFETY: the caller's promise.
-        let sum = unsafe { dot_codes::<S>(code, self.codes.as_ptr(), self.codes.len()) } + self.shift;
-        sum as f32 * (self.unit * item.unit) + (self.offset_factor * item.offset + self.lift_factor * item.lift)
-    }
-
-    /// The largest score that an item has, as far as its signs tell.
-    ///
-    /// # Safety
-    /// `S` is there; `sign` points to a sign record of `bytes` bytes, this query's layout.
-    #[inline(always)]
-    pub(super) unsafe fn ceiling<S: Simd>(&self, sign: *const u8, bytes: usize, item: Scalars) -> f32 {
-        let planes = self.planes.as_ptr().cast::<u8>();
-        // SAFETY: the caller's promise; every plane is as long as a record, and 0 where that has no bits. A vector is no longer than a line.
-        let sum = unsafe {
-            let mut sums = S::splat(0.0);
-            for at in (0..bytes).step_by(4 * S::W) {
-                let plane = |p: usize| S::load(planes.add(p * bytes + at).cast());
-                sums = S::weigh_ones(S::load(sign.add(at).cast()), [plane(0), plane(1), plane(2)], sums);
-            }
-            S::sum_i32(sums)
-        };
-        let estimate = (2 * sum - self.plane_shift) as f32 * self.plane_unit;
-        item.estimate * (estimate + self.slack) + (self.offset_factor * item.offset + self.lift_factor * item.lift)
-    }
 }
 
 /// Σ u v over `len` bytes, a multiple of a cache line.
@@ -193,22 +178,33 @@ impl Query {
 /// # Safety
 /// `S` is there; both point to `len` bytes.
 #[inline(always)]
-pub(super) unsafe fn dot_codes<S: Simd>(u: *const u8, v: *const i8, len: usize) -> i32 {
+unsafe fn dot_bytes<S: Simd>(u: *const u8, v: *const i8, len: usize) -> i32 {
     let step = 4 * S::W;
     // SAFETY: the caller's promise, and a cache line is a multiple of every vector.
     unsafe {
-        // Two chains: a product of bytes takes several cycles, of which one starts every one.
-        let (mut even, mut odd) = (S::splat(0.0), S::splat(0.0));
-        let mut at = 0;
-        while at + 2 * step <= len {
-            even = S::dot_i8(S::load(u.add(at).cast()), S::load(v.add(at).cast()), even);
-            odd = S::dot_i8(S::load(u.add(at + step).cast()), S::load(v.add(at + step).cast()), odd);
-            at += 2 * step;
+        let mut sums = S::splat(0.0);
+        for at in (0..len).step_by(step) {
+            sums = S::dot_i8(S::load(u.add(at).cast()), S::load(v.add(at).cast()), sums);
         }
-        if at < len {
-            even = S::dot_i8(S::load(u.add(at).cast()), S::load(v.add(at).cast()), even);
+        S::sum_i32(sums)
+    }
+}
+
+/// Σ u v, where bytes have two u each, of the `low` v and the `high` v.
+///
+/// # Safety
+/// `S` is there; all point to `len` bytes, a multiple of a cache line.
+#[inline(always)]
+unsafe fn dot_half_bytes<S: Simd>(u: *const u8, low: *const i8, high: *const i8, len: usize) -> i32 {
+    let step = 4 * S::W;
+    // SAFETY: as above.
+    unsafe {
+        let mut sums = S::splat(0.0);
+        for at in (0..len).step_by(step) {
+            sums =
+                S::dot_u4(S::load(u.add(at).cast()), S::load(low.add(at).cast()), S::load(high.add(at).cast()), sums);
         }
-        S::sum_i32(even) + S::sum_i32(odd)
+        S::sum_i32(sums)
     }
 }
 
@@ -258,22 +254,16 @@ impl Coder {
     /// The records of item `x`; `query` lends its workspace.
     #[inline(always)]
     pub(super) fn encode(&self, x: &[f32], code: &mut [u8], sign: &mut [u8], query: &mut Query) {
-        let Layout { d, .. } = self.layout;
         let square = dot(x, x);
         let unit = unit_of(self.metric, self.scale, square);
-        let (z, scratch) = (&mut query.vector, &mut query.scratch);
+        let z = &mut query.vector;
         for ((z, x), c) in z.iter_mut().zip(x).zip(&self.center) {
             *z = (f64::from(*x) * unit - f64::from(*c)).clamp(-LARGEST, LARGEST) as f32;
         }
         let z_square = dot(z, z);
         let offset = if self.metric == Metric::SquaredL2 { -0.5 * z_square } else { dot(z, &self.center) };
-        self.rotation.apply(z, scratch);
-        let largest = z.iter().fold(0f32, |m, z| m.max(z.abs()));
-        let step = largest / 127.0;
-        let inverse = if step > 0.0 && (1.0 / step).is_finite() { 1.0 / step } else { 0.0 };
-        for (u, z) in code.iter_mut().zip(z.iter()) {
-            *u = ((z * inverse).round_ties_even() as i32 + 128) as u8;
-        }
+        self.rotation.apply(z);
+        let unit = if self.layout.halved() { half_bytes(z, z_square, code) } else { bytes(z, code) };
         let mut absolute = 0f64;
         if self.layout.sign_bytes > 0 {
             absolute = z.iter().map(|z| f64::from(z.abs())).sum();
@@ -282,12 +272,11 @@ impl Coder {
             }
         }
         let scalars = Scalars {
-            unit: if inverse > 0.0 { step } else { 0.0 },
+            unit,
             offset: offset as f32,
             lift: self.lift(square),
             estimate: if absolute > 0.0 { (z_square / absolute) as f32 } else { 0.0 },
         };
-        debug_assert!(code.len() >= d);
         let record = if self.layout.sign_bytes > 0 { sign } else { code };
         let at = record.len() - SCALARS;
         for (to, value) in
@@ -296,71 +285,42 @@ impl Coder {
             to.copy_from_slice(&value.to_le_bytes());
         }
     }
+}
 
-    /// `x` as it asks; `item`: it is one, and asks for what is near it.
-    #[inline(always)]
-    pub(super) fn ask(&self, x: &[f32], item: bool, query: &mut Query) {
-        let d = self.layout.d;
-        let square = dot(x, x);
-        let l2 = self.metric == Metric::SquaredL2;
-        // A query's own length makes no difference but for distances; an item's meets its a.
-        let unit = match self.metric {
-            Metric::InnerProduct if !item => crate::exact::inverse_norm(square),
-            metric => unit_of(metric, self.scale, square),
-        };
-        let beta = match self.center_square {
-            _ if l2 => 1.0,
-            0.0 => 0.0,
-            square => dot(x, &self.center) * unit / square,
-        };
-        let of = |x: &f32, c: &f32| f64::from(*x) * unit - beta * f64::from(*c);
-        let largest = x.iter().zip(&self.center).fold(0f64, |m, (x, c)| m.max(of(x, c).abs()));
-        let shrink = if largest > 1.0 { 1.0 / largest } else { 1.0 };
-        let w = &mut query.vector;
-        for ((w, x), c) in w.iter_mut().zip(x).zip(&self.center) {
-            *w = (of(x, c) * shrink) as f32;
-        }
-        let norm = dot(w, w).sqrt();
-        self.rotation.apply(w, &mut query.scratch);
-        let largest = w.iter().fold(0f32, |m, w| m.max(w.abs()));
-        let step = largest / 127.0;
-        let inverse = if step > 0.0 && (1.0 / step).is_finite() { 1.0 / step } else { 0.0 };
-        let mut sum = 0;
-        for (v, w) in query.codes.iter_mut().zip(w.iter()) {
-            *v = (w * inverse).round_ties_even() as i8;
-            sum += i32::from(*v);
-        }
-        query.unit = if inverse > 0.0 { step } else { 0.0 };
-        query.shift = -128 * sum;
-        query.norm = norm as f32;
-        query.offset_factor = (beta * shrink) as f32;
-        query.lift_factor = if item { self.lift(square) * shrink as f32 } else { 0.0 };
-        if self.layout.sign_bytes > 0 {
-            let half = (1 << (PLANES - 1)) as f32;
-            let step = (CLIP * norm / (d as f64).sqrt()) as f32 / half;
-            let inverse = if step > 0.0 && (1.0 / step).is_finite() { 1.0 / step } else { 0.0 };
-            let stride = query.planes.len() / PLANES;
-            let mut total = 0;
-            for (word, w) in query.vector.chunks(64).enumerate() {
-                let mut planes = [0u64; PLANES];
-                for (bit, w) in w.iter().enumerate() {
-                    let v = (w * inverse).round_ties_even().clamp(-half, half - 1.0) as i32;
-                    total += v;
-                    for (plane, bits) in planes.iter_mut().enumerate() {
-                        *bits |= u64::from(v as u32 >> plane & 1) << bit;
-                    }
-                }
-                for (plane, bits) in planes.into_iter().enumerate() {
-                    query.planes[plane * stride + word] = bits;
-                }
-            }
-            (query.plane_unit, query.plane_shift) = (step, total);
-            query.slack = (SLACK * norm) as f32;
+/// 1 / step, 0 where that says nothing.
+pub(super) fn inverse_of(step: f32) -> f32 {
+    let inverse = 1.0 / step;
+    if step > 0.0 && inverse.is_finite() { inverse } else { 0.0 }
+}
+
+/// Codes of 8 bits; f.
+#[inline(always)]
+fn bytes(z: &[f32], code: &mut [u8]) -> f32 {
+    let step = z.iter().fold(0f32, |m, z| m.max(z.abs())) / 127.0;
+    let inverse = inverse_of(step);
+    for (u, z) in code.iter_mut().zip(z) {
+        *u = ((z * inverse).round_ties_even() as i32 + 128) as u8;
+    }
+    if inverse > 0.0 { step } else { 0.0 }
+}
+
+/// Codes of 4 bits; f.
+#[inline(always)]
+fn half_bytes(z: &[f32], square: f64, code: &mut [u8]) -> f32 {
+    let inverse = inverse_of((STEP * (square / z.len() as f64).sqrt()) as f32);
+    let mut product = 0f64;
+    code.fill(0);
+    for (half, z) in z.chunks(code.len()).enumerate() {
+        for (byte, z) in code.iter_mut().zip(z) {
+            let u = (z * inverse).floor().clamp(-8.0, 7.0) as i32 + 8;
+            product += f64::from(*z) * f64::from(2 * u - 15);
+            *byte |= (u << (4 * half)) as u8;
         }
     }
+    if inverse > 0.0 { (square / product) as f32 } else { 0.0 }
 }
 
 /// What coordinates are multiplied by before anything else.
-fn unit_of(metric: Metric, scale: f64, square: f64) -> f64 {
+pub(super) fn unit_of(metric: Metric, scale: f64, square: f64) -> f64 {
     if metric == Metric::Cosine { crate::exact::inverse_norm(square) } else { scale }
 }

@@ -12,6 +12,7 @@ mod file;
 mod filter;
 mod pool;
 mod prune;
+mod query;
 mod repair;
 mod rotate;
 mod search;
@@ -25,7 +26,8 @@ use crate::file::section::Section;
 use crate::simd::{Isa, Kernel, Simd};
 use crate::team;
 use crate::tile::Matrix;
-use codes::{Coder, Query};
+use codes::Coder;
+use query::Query;
 use walk::Terrain;
 
 pub use search::{Neighbours, Wanted};
@@ -282,6 +284,6 @@ impl Kernel for Ask<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self) {
-        self.coder.ask(self.x, self.item, self.query);
+        self.coder.ask::<S>(self.x, self.item, self.query);
     }
 }

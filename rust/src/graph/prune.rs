@@ -5,7 +5,6 @@
 //!
 //! [1] Subramanya et al., DiskANN, NeurIPS 2019.
 
-use super::codes::dot_codes;
 use super::walk::Terrain;
 use crate::simd::{Kernel, Simd, prefetch};
 
@@ -37,7 +36,7 @@ struct Point {
     lift: f32,
     /// Squared length, of the codes and a.
     square: f32,
-    /// −128 Σ of its signed codes: what products with it are off by where the other's are unsigned.
+    /// What products with it are off by where the other's codes are unsigned.
     shift: i32,
 }
 
@@ -49,25 +48,14 @@ pub(super) struct Prune<'a> {
     pub(super) pruner: &'a mut Pruner,
 }
 
-#[inline(always)]
-fn signed(codes: &[u8], d: usize, to: &mut [i8]) -> i32 {
-    let mut sum = 0;
-    for (to, code) in to.iter_mut().zip(&codes[..d]) {
-        *to = (code ^ 0x80) as i8;
-        sum += i32::from(*to);
-    }
-    to[d..].fill(0);
-    -128 * sum
-}
-
 /// # Safety
 /// `S` is there.
 #[inline(always)]
 unsafe fn point<S: Simd>(terrain: &Terrain, vertex: u32, codes: &mut [i8]) -> Point {
-    let shift = signed(terrain.code(vertex), terrain.layout.d, codes);
+    let shift = terrain.layout.signed(terrain.code(vertex), codes);
     // SAFETY: records of this layout.
     let (scalars, square) = unsafe {
-        let sum = dot_codes::<S>(terrain.code(vertex).as_ptr(), codes.as_ptr(), codes.len()) + shift;
+        let sum = terrain.layout.product::<S>(terrain.code(vertex).as_ptr(), codes.as_ptr(), shift);
         (terrain.layout.scalars(terrain.record(vertex).as_ptr()), sum as f32)
     };
     let (unit, lift) = (scalars.unit, scalars.lift);
@@ -81,7 +69,7 @@ unsafe fn point<S: Simd>(terrain: &Terrain, vertex: u32, codes: &mut [i8]) -> Po
 #[inline(always)]
 unsafe fn distance<S: Simd>(terrain: &Terrain, vertex: u32, point: &Point, to: &Point, to_codes: &[i8]) -> f32 {
     // SAFETY: records of this layout.
-    let sum = unsafe { dot_codes::<S>(terrain.code(vertex).as_ptr(), to_codes.as_ptr(), to_codes.len()) } + to.shift;
+    let sum = unsafe { terrain.layout.product::<S>(terrain.code(vertex).as_ptr(), to_codes.as_ptr(), to.shift) };
     point.square + to.square - 2.0 * (sum as f32 * (point.unit * to.unit) + point.lift * to.lift)
 }
 
@@ -90,10 +78,10 @@ impl<'a> Kernel for Prune<'a> {
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self) -> &'a [u32] {
         let Prune { terrain, vertex, candidates, pruner } = self;
-        let bytes = terrain.layout.code_bytes;
+        let (bytes, room) = (terrain.layout.code_bytes, terrain.layout.room());
         let Pruner { taken, own, candidates: ranked, kept, spare } = pruner;
-        own.resize(bytes, 0);
-        taken.resize(terrain.degree * bytes, 0);
+        own.resize(room, 0);
+        taken.resize(terrain.degree * room, 0);
         ranked.clear();
         kept.clear();
         spare.clear();
@@ -107,7 +95,7 @@ impl<'a> Kernel for Prune<'a> {
             if candidate != vertex {
                 // SAFETY: as above.
                 unsafe {
-                    let point = point::<S>(&terrain, candidate, &mut taken[..bytes]);
+                    let point = point::<S>(&terrain, candidate, &mut taken[..room]);
                     let distance = distance::<S>(&terrain, candidate, &point, &center, own);
                     ranked.push(Candidate { distance, vertex: candidate, point });
                 }
@@ -117,7 +105,7 @@ impl<'a> Kernel for Prune<'a> {
         ranked.dedup_by_key(|c| c.vertex);
         let mut points: [Option<Point>; MAX_DEGREE] = [None; MAX_DEGREE];
         for candidate in ranked.iter() {
-            let hidden = points[..kept.len()].iter().flatten().zip(taken.chunks_exact(bytes)).any(|(point, codes)| {
+            let hidden = points[..kept.len()].iter().flatten().zip(taken.chunks_exact(room)).any(|(point, codes)| {
                 // SAFETY: as above.
                 let between = unsafe { distance::<S>(&terrain, candidate.vertex, &candidate.point, point, codes) };
                 ALPHA * between <= candidate.distance
@@ -126,7 +114,7 @@ impl<'a> Kernel for Prune<'a> {
                 spare.push(candidate.vertex);
                 continue;
             }
-            signed(terrain.code(candidate.vertex), terrain.layout.d, &mut taken[kept.len() * bytes..][..bytes]);
+            terrain.layout.signed(terrain.code(candidate.vertex), &mut taken[kept.len() * room..][..room]);
             points[kept.len()] = Some(candidate.point);
             kept.push(candidate.vertex);
             if kept.len() == terrain.degree {

@@ -42,48 +42,37 @@ impl Rotation {
         Rotation { d, window, signs }
     }
 
-    /// Rotate `x` (d) in place; `scratch` has d coordinates too.
+    /// Rotate `x` (d) in place.
     #[inline(always)]
-    pub(super) fn apply(&self, x: &mut [f32], scratch: &mut [f32]) {
+    pub(super) fn apply(&self, x: &mut [f32]) {
         for (round, signs) in self.signs.chunks_exact(self.d).enumerate() {
             for (x, sign) in x.iter_mut().zip(signs) {
                 *x *= sign;
             }
             let from = if round % 2 == 0 { 0 } else { self.d - self.window };
-            hadamard(&mut x[from..from + self.window], &mut scratch[..self.window]);
+            hadamard(&mut x[from..from + self.window]);
         }
     }
 }
 
-/// The Walsh–Hadamard transform of `x`, up to a fixed order of its coordinates.
+/// The Walsh–Hadamard transform of `x`.
 #[inline(always)]
-fn hadamard(x: &mut [f32], scratch: &mut [f32]) {
-    // As a matrix: all rows, transposed, all rows again. Rows are summed as vectors, which short strides within a row would not allow.
-    let bits = x.len().trailing_zeros();
-    let columns = 1 << bits.div_ceil(2);
-    let rows = x.len() / columns;
-    add_rows(x, columns);
-    for (r, row) in x.chunks_exact(columns).enumerate() {
-        for (c, &value) in row.iter().enumerate() {
-            scratch[c * rows + r] = value;
-        }
-    }
-    add_rows(scratch, rows);
-    x.copy_from_slice(scratch);
-}
-
-/// The transform along the first dimension of a matrix of rows of `width`.
-#[inline(always)]
-fn add_rows(x: &mut [f32], width: usize) {
-    let mut stride = width;
-    while stride < x.len() {
+fn hadamard(x: &mut [f32]) {
+    let mut stride = x.len() / 2;
+    while stride > 0 && (stride >= 8 || x.len() < 8) {
         for pair in x.chunks_exact_mut(2 * stride) {
             let (a, b) = pair.split_at_mut(stride);
             for (a, b) in a.iter_mut().zip(b) {
                 (*a, *b) = (*a + *b, *a - *b);
             }
         }
-        stride *= 2;
+        stride /= 2;
+    }
+    // Strides within a vector, which the compiler makes shuffles of.
+    for x in x.as_chunks_mut::<8>().0 {
+        let y: [f32; 8] = std::array::from_fn(|i| if i & 4 == 0 { x[i] + x[i + 4] } else { x[i - 4] - x[i] });
+        let z: [f32; 8] = std::array::from_fn(|i| if i & 2 == 0 { y[i] + y[i + 2] } else { y[i - 2] - y[i] });
+        *x = std::array::from_fn(|i| if i & 1 == 0 { z[i] + z[i + 1] } else { z[i - 1] - z[i] });
     }
 }
 
@@ -95,13 +84,12 @@ mod tests {
     fn lengths_and_angles_are_kept_and_one_coordinate_is_spread_over_all() {
         for d in [1, 2, 3, 5, 8, 50, 64, 100, 384, 1000] {
             let rotation = Rotation::new(d, 7);
-            let mut scratch = vec![0.0; d];
             let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
             let mut x: Vec<f32> = (0..d).map(|j| if j == d / 3 { 1.0 } else { 0.0 }).collect();
             let mut y: Vec<f32> = (0..d).map(|j| (j as f32).sin()).collect();
             let before = [dot(&x, &x), dot(&x, &y), dot(&y, &y)];
-            rotation.apply(&mut x, &mut scratch);
-            rotation.apply(&mut y, &mut scratch);
+            rotation.apply(&mut x);
+            rotation.apply(&mut y);
             for (got, wanted) in [dot(&x, &x), dot(&x, &y), dot(&y, &y)].into_iter().zip(before) {
                 assert!((got - wanted).abs() <= 1e-5 * before[2].max(1.0), "{d}: {got} {wanted}");
             }

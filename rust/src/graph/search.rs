@@ -1,8 +1,8 @@
 //! Batches of queries.
 
 use super::Graph;
-use super::codes::Query;
 use super::filter::Passing;
+use super::query::Query;
 use super::walk::{LANES, Lane};
 use crate::buffer::{Shared, results};
 use crate::error::ArgumentError;
@@ -12,7 +12,7 @@ use crate::team;
 use crate::tile::Matrix;
 
 /// What a code's score may be off by, in deviations, where the best are told from the rest.
-const DEVIATIONS: f32 = 4.0;
+const DEVIATIONS: f32 = 3.0;
 
 /// What a search returns.
 pub struct Neighbours {
@@ -115,11 +115,8 @@ impl Graph {
 
     /// What a code's score is off by at most, or nearly.
     pub(super) fn margin(&self, query: &Query) -> f32 {
-        // Roundings are uniform in a step on either side, independent after the rotation: step² / 12 of variance a coordinate. The largest
-        // of d normal coordinates, which 127 steps reach, is some √(2 log 2d) deviations.
-        let (d, norm) = (self.dim() as f64, self.coder.typical_norm);
-        let step = norm * (2.0 * (2.0 * d).ln() / d).sqrt() / 127.0;
-        let (items, own) = (step * f64::from(query.norm), f64::from(query.unit()) * norm);
-        DEVIATIONS * ((items * items + own * own) / 12.0).sqrt() as f32
+        let (norm, own) = (self.coder.typical_norm, f64::from(query.unit()));
+        let items = self.coder.layout.code_error() * f64::from(query.norm);
+        DEVIATIONS * (norm * (items * items + own * own / 12.0).sqrt()) as f32
     }
 }

@@ -5,8 +5,9 @@
 //!
 //! [1] Subramanya et al., DiskANN, NeurIPS 2019, algorithm 1.
 
-use super::codes::{Layout, Query};
+use super::codes::Layout;
 use super::pool::{Pool, Seen};
+use super::query::Query;
 use crate::simd::{Kernel, Simd, prefetch};
 
 /// No edge.
@@ -55,6 +56,8 @@ pub(super) struct Lane {
     pub(super) pool: Pool,
     seen: Seen,
     fresh: Vec<u32>,
+    /// Of each of them.
+    sums: Vec<i32>,
     /// Vertices at the front of `fresh` that are still hoped for.
     count: usize,
     /// The vertex whose edges are followed.
@@ -64,9 +67,20 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(layout: &Layout) -> Lane {
         let query = Query::new(layout);
-        Lane { query, pool: Pool::new(), seen: Seen::new(), fresh: Vec::new(), count: 0, vertex: None }
+        Lane {
+            query,
+            pool: Pool::new(),
+            seen: Seen::new(),
+            fresh: Vec::new(),
+            sums: Vec::new(),
+            count: 0,
+            vertex: None,
+        }
     }
 }
+
+/// Vertices that are judged at once: the compiler makes vectors of them.
+const GROUP: usize = 8;
 
 /// Lanes of a walk.
 pub(super) const LANES: usize = 4;
@@ -91,7 +105,9 @@ impl Kernel for Walk<'_> {
         for lane in lanes.iter_mut() {
             lane.seen.clear(terrain.vertices());
             lane.pool.clear(breadth.max(1));
-            lane.fresh.resize(terrain.degree.max(terrain.entries.len()).max(others.len()), 0);
+            let most = terrain.degree.max(terrain.entries.len()).max(others.len());
+            lane.fresh.resize(most, 0);
+            lane.sums.resize(most.next_multiple_of(GROUP), 0);
             lane.meet(&terrain, terrain.entries);
         }
         let mut going = true;
@@ -137,19 +153,53 @@ impl Lane {
     #[inline(always)]
     unsafe fn sift<S: Simd>(&mut self, terrain: &Terrain) {
         let (layout, floor) = (&terrain.layout, self.pool.floor());
+        // SAFETY: `S` is the caller's promise; what is fresh has records.
+        unsafe { self.query.weigh::<S>(terrain.signs.as_ptr(), &self.fresh[..self.count], &mut self.sums) };
         let mut hopeful = 0;
-        for t in 0..self.count {
-            let vertex = self.fresh[t];
-            let record = terrain.record(vertex).as_ptr();
-            // SAFETY: a record of this layout; `S` is the caller's promise.
-            let ceiling = unsafe { self.query.ceiling::<S>(record, layout.sign_bytes, layout.scalars(record)) };
-            self.fresh[hopeful] = vertex;
-            hopeful += usize::from(ceiling >= floor);
+        for from in (0..self.count).step_by(GROUP) {
+            let group = self.group(from);
+            // SAFETY: records of this layout.
+            let items = group.map(|v| unsafe { layout.scalars(terrain.record(v).as_ptr()) });
+            let ceilings: [f32; GROUP] = std::array::from_fn(|t| self.query.ceiling(self.sums[from + t], items[t]));
+            for t in 0..GROUP.min(self.count - from) {
+                self.fresh[hopeful] = group[t];
+                hopeful += usize::from(ceilings[t] >= floor);
+            }
         }
         self.count = hopeful;
         for &vertex in &self.fresh[..hopeful] {
             prefetch(terrain.code(vertex).as_ptr(), layout.code_bytes);
         }
+    }
+
+    /// Those that are left come into the pool, as far as their codes tell.
+    ///
+    /// # Safety
+    /// `S` is there.
+    #[inline(always)]
+    unsafe fn rank<S: Simd>(&mut self, terrain: &Terrain) {
+        let layout = &terrain.layout;
+        for (sum, &vertex) in self.sums.iter_mut().zip(&self.fresh[..self.count]) {
+            // SAFETY: a record of this layout; `S` is the caller's promise.
+            *sum = unsafe { self.query.product::<S>(terrain.code(vertex).as_ptr()) };
+        }
+        for from in (0..self.count).step_by(GROUP) {
+            let group = self.group(from);
+            // SAFETY: records of this layout.
+            let items = group.map(|v| unsafe { layout.scalars(terrain.record(v).as_ptr()) });
+            let scores: [f32; GROUP] = std::array::from_fn(|t| self.query.score(self.sums[from + t], items[t]));
+            for t in 0..GROUP.min(self.count - from) {
+                if scores[t] >= self.pool.floor() {
+                    self.pool.insert(scores[t], group[t]);
+                }
+            }
+        }
+    }
+
+    /// The next of what is fresh, the last of it again and again where there are no more.
+    #[inline(always)]
+    fn group(&self, from: usize) -> [u32; GROUP] {
+        std::array::from_fn(|t| self.fresh[self.count.min(from + t + 1) - 1])
     }
 }
 
@@ -166,13 +216,8 @@ unsafe fn take_in<S: Simd>(terrain: &Terrain, lanes: &mut [Lane]) {
             unsafe { lane.sift::<S>(terrain) };
         }
     }
-    for Lane { query, pool, fresh, count, .. } in lanes.iter_mut() {
-        for &vertex in &fresh[..*count] {
-            // SAFETY: records of this layout; `S` is the caller's promise.
-            let score = unsafe {
-                query.score::<S>(terrain.code(vertex).as_ptr(), layout.scalars(terrain.record(vertex).as_ptr()))
-            };
-            pool.insert(score, vertex);
-        }
+    for lane in lanes.iter_mut() {
+        // SAFETY: the caller's promise.
+        unsafe { lane.rank::<S>(terrain) };
     }
 }

@@ -8,7 +8,7 @@ pub struct Avx2;
 
 /// # Safety
 /// The processor has the features.
-#[target_feature(enable = "avx2,fma,f16c")]
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
 pub unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     // SAFETY: the caller's promise.
     unsafe { kernel.run::<Avx2, 6>() }
@@ -150,25 +150,23 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+    unsafe fn dot_u4(a: V, low: V, high: V, c: V) -> V {
         unsafe {
-            // Ones of every half byte from a table, with the weight in it.
-            let table = _mm256_setr_epi8(
-                0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,
-            );
+            // Pairs of products end at 2 · 15 · 128 in size, two pairs at 7,680: 16 bits hold them.
             let half = _mm256_set1_epi8(15);
-            let mut bytes = _mm256_setzero_si256();
-            let mut weight = table;
-            for (t, plane) in p.into_iter().enumerate() {
-                let ones = _mm256_and_si256(int(b), int(plane));
-                let (low, high) = (_mm256_and_si256(ones, half), _mm256_and_si256(_mm256_srli_epi16::<4>(ones), half));
-                let sum = _mm256_add_epi8(_mm256_shuffle_epi8(weight, low), _mm256_shuffle_epi8(weight, high));
-                bytes = if t == 2 { _mm256_sub_epi8(bytes, sum) } else { _mm256_add_epi8(bytes, sum) };
-                weight = _mm256_add_epi8(weight, weight);
-            }
-            let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+            let (a0, a1) = (_mm256_and_si256(int(a), half), _mm256_and_si256(_mm256_srli_epi16::<4>(int(a)), half));
+            let pairs = _mm256_add_epi16(_mm256_maddubs_epi16(a0, int(low)), _mm256_maddubs_epi16(a1, int(high)));
             float(_mm256_add_epi32(int(c), _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
         }
+    }
+    #[inline(always)]
+    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
+        unsafe { super::portable::weigh_ones(b, p, stride, words) }
+    }
+    const LOOKS_UP: bool = true;
+    #[inline(always)]
+    unsafe fn look_up(table: &[[u8; 16]], records: *const u8, stride: usize, which: &[u32]) -> [u16; 32] {
+        unsafe { super::look_up::look_up(table, records, stride, which) }
     }
     #[inline(always)]
     unsafe fn sum_i32(v: V) -> i32 {

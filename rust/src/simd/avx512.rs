@@ -18,7 +18,7 @@ pub unsafe fn run_bf16<K: Kernel>(kernel: K) -> K::Out {
 
 /// # Safety
 /// The processor has the features.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
     // SAFETY: the caller's promise.
     unsafe { kernel.run::<Avx512<false>, 12>() }
@@ -149,28 +149,34 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
         }
     }
     #[inline(always)]
-    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+    unsafe fn dot_u4(a: V, low: V, high: V, c: V) -> V {
         unsafe {
-            let both = p.map(|plane| _mm512_and_si512(int(b), int(plane)));
-            if DOT {
-                let [one, two, four] = both.map(|ones| _mm512_popcnt_epi64(ones));
-                // Lanes of 64 bits would borrow from their upper halves: the sum is that of 32-bit lanes.
-                let high = _mm512_sub_epi32(two, _mm512_add_epi32(four, four));
-                return float(_mm512_add_epi32(int(c), _mm512_add_epi32(one, _mm512_add_epi32(high, high))));
-            }
-            // Ones of every half byte from a table, with the weight in it.
-            let table = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
             let half = _mm512_set1_epi8(15);
-            let mut bytes = _mm512_setzero_si512();
-            let mut weight = table;
-            for (t, ones) in both.into_iter().enumerate() {
-                let (low, high) = (_mm512_and_si512(ones, half), _mm512_and_si512(_mm512_srli_epi16::<4>(ones), half));
-                let sum = _mm512_add_epi8(_mm512_shuffle_epi8(weight, low), _mm512_shuffle_epi8(weight, high));
-                bytes = if t == 2 { _mm512_sub_epi8(bytes, sum) } else { _mm512_add_epi8(bytes, sum) };
-                weight = _mm512_add_epi8(weight, weight);
+            let (a0, a1) = (_mm512_and_si512(int(a), half), _mm512_and_si512(_mm512_srli_epi16::<4>(int(a)), half));
+            if DOT {
+                return float(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(int(c), a0, int(low)), a1, int(high)));
             }
-            let pairs = _mm512_maddubs_epi16(_mm512_set1_epi8(1), bytes);
+            // Pairs of products end at 2 · 15 · 128 in size, two pairs at 7,680: 16 bits hold them.
+            let pairs = _mm512_add_epi16(_mm512_maddubs_epi16(a0, int(low)), _mm512_maddubs_epi16(a1, int(high)));
             float(_mm512_add_epi32(int(c), _mm512_madd_epi16(pairs, _mm512_set1_epi16(1))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
+        unsafe {
+            if !DOT {
+                return super::portable::weigh_ones(b, p, stride, words);
+            }
+            let load = |p: *const u8| int(Self::load(p.cast()));
+            let mut sums = _mm512_setzero_si512();
+            for at in (0..8 * words).step_by(64) {
+                let word = load(b.add(at));
+                let ones = |t: usize| _mm512_popcnt_epi64(_mm512_and_si512(word, load(p.add(t * stride + at))));
+                // Lanes of 64 bits would borrow from their upper halves: the sum is that of 32-bit lanes.
+                let high = _mm512_sub_epi32(ones(1), _mm512_slli_epi32::<1>(ones(2)));
+                sums = _mm512_add_epi32(sums, _mm512_add_epi32(ones(0), _mm512_slli_epi32::<1>(high)));
+            }
+            _mm512_reduce_add_epi32(sums)
         }
     }
     #[inline(always)]

@@ -7,10 +7,13 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod look_up;
 pub mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+pub mod signs;
 
 use crate::error::ArgumentError;
 
@@ -55,8 +58,19 @@ pub trait Simd: Copy + Send + Sync + 'static {
     unsafe fn dot_bf16(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Words: c + Σ of the four (unsigned a) * (signed b) byte products in each lane, in 32-bit integers.
     unsafe fn dot_i8(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// Words: c + integers whose sum over all lanes is what |b∧p₀| + 2 |b∧p₁| − 4 |b∧p₂| is, |·| the number of ones.
-    unsafe fn weigh_ones(b: Self::V, p: [Self::V; 3], c: Self::V) -> Self::V;
+    /// Words: c + integers whose sum over all lanes is that of the products of a's lower half bytes with the bytes of `low` and of the
+    /// upper ones with `high`, half bytes unsigned, bytes signed.
+    unsafe fn dot_u4(a: Self::V, low: Self::V, high: Self::V, c: Self::V) -> Self::V;
+    /// |b∧p₀| + 2 |b∧p₁| − 4 |b∧p₂|, |·| the number of ones in the first `words` words of 64 bits; p₀, p₁ and p₂ begin `stride` bytes
+    /// from each other, at `p`. All have `stride` bytes, a multiple of a vector's, and the p are 0 beyond those words.
+    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32;
+    /// Whether tables beat counting ones here, so that there is a `look_up`.
+    const LOOKS_UP: bool = false;
+    /// For each of `which`, 1 to 32 records of `stride` bytes at `records`, the sum over its half bytes of their entries in `table`, whose
+    /// length is a multiple of 32. Sums fit in 16 bits, those of eight entries in 8.
+    unsafe fn look_up(_table: &[[u8; 16]], _records: *const u8, _stride: usize, _which: &[u32]) -> [u16; 32] {
+        unreachable!("asked of an instruction set that does not look up")
+    }
     /// Words as 32-bit integers: their sum.
     unsafe fn sum_i32(v: Self::V) -> i32;
     /// Words as 32-bit integers, to f32.
@@ -124,10 +138,14 @@ impl Isa {
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("popcnt")
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => {
-                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("popcnt")
             }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => true,

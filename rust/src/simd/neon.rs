@@ -142,14 +142,27 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+    unsafe fn dot_u4(a: V, low: V, high: V, c: V) -> V {
         unsafe {
-            let ones = |plane: V| {
-                let both = vreinterpretq_u8_u32(vandq_u32(word(b), word(plane)));
-                vreinterpretq_s32_u32(vpaddlq_u16(vpaddlq_u8(vcntq_u8(both))))
-            };
-            let high = vsubq_s32(ones(p[1]), vshlq_n_s32::<1>(ones(p[2])));
-            vreinterpretq_f32_s32(vaddq_s32(int(c), vaddq_s32(ones(p[0]), vshlq_n_s32::<1>(high))))
+            let a = vreinterpretq_u8_f32(a);
+            let (a0, a1) = (vandq_u8(a, vdupq_n_u8(15)), vshrq_n_u8::<4>(a));
+            Self::dot_i8(vreinterpretq_f32_u8(a1), high, Self::dot_i8(vreinterpretq_f32_u8(a0), low, c))
+        }
+    }
+    #[inline(always)]
+    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
+        unsafe {
+            let mut sums = vdupq_n_s32(0);
+            for at in (0..8 * words).step_by(16) {
+                let word = vld1q_u8(b.add(at));
+                let ones = |t: usize| {
+                    let both = vandq_u8(word, vld1q_u8(p.add(t * stride + at)));
+                    vreinterpretq_s32_u32(vpaddlq_u16(vpaddlq_u8(vcntq_u8(both))))
+                };
+                let high = vsubq_s32(ones(1), vshlq_n_s32::<1>(ones(2)));
+                sums = vaddq_s32(sums, vaddq_s32(ones(0), vshlq_n_s32::<1>(high)));
+            }
+            vaddvq_s32(sums)
         }
     }
     #[inline(always)]

@@ -118,12 +118,21 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
-    unsafe fn weigh_ones(b: V, p: [V; 3], c: V) -> V {
+    unsafe fn dot_u4(a: V, low: V, high: V, c: V) -> V {
         map(|i| {
-            let ones = |plane: V| (b[i].to_bits() & plane[i].to_bits()).count_ones() as i32;
-            let sum = ones(p[0]) + 2 * ones(p[1]) - 4 * ones(p[2]);
-            f32::from_bits((c[i].to_bits() as i32).wrapping_add(sum) as u32)
+            let [a, low, high] = [a, low, high].map(|v| v[i].to_bits().to_le_bytes());
+            let dot: i32 = (0..4)
+                .map(|t| {
+                    i32::from(a[t] & 15) * i32::from(low[t] as i8) + i32::from(a[t] >> 4) * i32::from(high[t] as i8)
+                })
+                .sum();
+            f32::from_bits((c[i].to_bits() as i32).wrapping_add(dot) as u32)
         })
+    }
+    #[inline(always)]
+    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
+        // SAFETY: the same promise.
+        unsafe { weigh_ones(b, p, stride, words) }
     }
     #[inline(always)]
     unsafe fn sum_i32(v: V) -> i32 {
@@ -160,4 +169,23 @@ impl Simd for Portable {
             unsafe { p.add(i).write(f16::from_f32(x).to_bits()) }
         }
     }
+}
+
+/// [`Simd::weigh_ones`] where a word's ones are one instruction, or nothing better is known.
+///
+/// # Safety
+/// That of the trait.
+#[inline(always)]
+pub(super) unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
+    let mut ones = [0; 3];
+    for at in (0..8 * words).step_by(8) {
+        // SAFETY: the caller's promise; words may lie anywhere.
+        unsafe {
+            let word = b.add(at).cast::<u64>().read_unaligned();
+            for (t, ones) in ones.iter_mut().enumerate() {
+                *ones += (word & p.add(t * stride + at).cast::<u64>().read_unaligned()).count_ones() as i32;
+            }
+        }
+    }
+    ones[0] + 2 * ones[1] - 4 * ones[2]
 }

@@ -39,9 +39,9 @@ class GraphIndex:
     Notes
     -----
     Memory of an item: 4 D bytes for its vector, and beside it D / 2 for codes and D / 8 + 16 for signs (both rounded up
-    to 64), 4 ``degree`` for edges and 8 for its id; below 128 dimensions D + 16 for codes, and no signs. The graph, its file and all results are the
-    same bits on every processor and for any number of threads; they depend on the vectors, the seed and the order of
-    calls.
+    to 64), 4 ``degree`` for edges and 8 for its id; below 128 dimensions D + 16 for codes, and no signs. The graph, its
+    file and all results are the same bits on every processor and for any number of threads; they depend on the vectors,
+    the seed and the order of calls.
 
     Searches may run in several threads. A change waits for them, and they for it: a search sees all of a change or
     nothing of it.

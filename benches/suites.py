@@ -21,6 +21,7 @@ import bench_drop_ins
 import bench_hubness
 import bench_info_nce
 import bench_knn_graph
+import bench_matryoshka
 import bench_pair_lse
 import bench_pair_softplus
 import bench_search
@@ -80,14 +81,15 @@ def run_engine(options: argparse.Namespace, results: Record) -> None:
 
 
 def run_losses(options: argparse.Namespace, results: Record) -> None:
-    """InfoNCE beside plain torch, drop-ins beside their originals; but for --quick sigmoid loss, log-sum-exp, small
-    batches."""
+    """InfoNCE beside plain torch, drop-ins beside their originals; but for --quick sigmoid loss, Matryoshka,
+    log-sum-exp, small batches."""
     limit = ceilings(options, results)
     if "bfloat16" not in raced_dtypes():
         skip(results, "losses", "bfloat16", "this processor does not multiply it, and torch takes minutes a step")
     results["info_nce"] = bench_info_nce.run(options, limit)
     if not options.quick:
         results["pair_softplus"] = bench_pair_softplus.run(options, limit)
+        results["matryoshka"] = bench_matryoshka.run(options, limit)
         results["pair_lse"] = bench_pair_lse.run(options, limit)
         results["small_batches"] = bench_small_batches.run(options.threads, quick=False)
     tiles.print_bars(results, limit)

@@ -17,13 +17,14 @@ sys.path.insert(0, str(BENCHES))
 
 import bench_drop_ins  # noqa: E402
 import bench_info_nce  # noqa: E402
+import bench_matryoshka  # noqa: E402
 import bench_pair_lse  # noqa: E402
 import bench_pair_softplus  # noqa: E402
 import bench_small_batches  # noqa: E402
 import harness  # noqa: E402
 import machine  # noqa: E402
 
-BENCHES_OF_LOSSES = [bench_info_nce.BENCH, bench_pair_softplus.BENCH, bench_pair_lse.BENCH]
+BENCHES_OF_LOSSES = [bench_info_nce.BENCH, bench_pair_softplus.BENCH, bench_pair_lse.BENCH, bench_matryoshka.BENCH]
 CASES = [
     pytest.param(bench, variant, dtype, id=f"{bench.stem}-{variant}-{dtype}")
     for bench in BENCHES_OF_LOSSES

@@ -6,8 +6,8 @@
 use std::cell::RefCell;
 use std::hint::black_box;
 use std::panic::resume_unwind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 /// What [`std::panic::catch_unwind`] finds when work was left.
@@ -113,6 +113,23 @@ pub(crate) fn has_room_for<T>(len: usize) -> bool {
     // A vector that nobody looks at need not be made.
     black_box(&tried);
     held
+}
+
+/// Whether this process can be refused memory at all while the machine has some: it has a limit, or the system counts what is asked for.
+pub(crate) fn is_limited() -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        static COUNTED: LazyLock<bool> = LazyLock::new(|| {
+            std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
+        });
+        [libc::RLIMIT_AS, libc::RLIMIT_DATA].into_iter().any(|resource| {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: it writes to `limit` alone.
+            unsafe { libc::getrlimit(resource, &mut limit) != 0 || limit.rlim_cur != libc::RLIM_INFINITY }
+        }) || *COUNTED
+    }
+    #[cfg(not(target_os = "linux"))]
+    true
 }
 
 /// Leave where `len` elements cannot be had: a vector that finds no room ends the process. Asked before the vectors whose size follows

@@ -2,7 +2,7 @@
 //!
 //! Threads are scoped to the call: nothing is left behind that a `fork` could break, and no pool competes with torch's.
 
-use crate::stop::{PERIOD, Stopped, checkpoint, following, has_room_for};
+use crate::stop::{PERIOD, Stopped, checkpoint, following, has_room_for, is_limited};
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -55,7 +55,9 @@ pub fn run(threads: usize, work: impl Fn(&Team) + Sync) {
         gate: Mutex::default(),
         turn: Condvar::new(),
     };
-    let scarce = threads > 1 && !has_room_for::<u8>(threads.saturating_mul(STACK).saturating_add(PLENTY));
+    // Asking for so much takes as long as starting a quarter of a thread: only where the answer can be no.
+    let wanted = threads.saturating_mul(STACK).saturating_add(PLENTY);
+    let scarce = threads > 1 && is_limited() && !has_room_for::<u8>(wanted);
     let member = |caller: bool| {
         let team = Team { shared: &state, base: Cell::new(0), caller };
         let begin = || {

@@ -193,7 +193,7 @@ fn near(graph: &Graph, terrain: Terrain, vertices: &[u32], others: &[u32], hand:
     for (lane, &vertex) in hand.lanes.iter_mut().zip(vertices) {
         graph.ask(graph.vector(vertex as usize), true, &mut lane.query, isa);
     }
-    isa.run(Walk { terrain, breadth: graph.breadth, others, lanes: &mut hand.lanes[..vertices.len()] });
+    isa.run(Walk { terrain, breadth: graph.breadth, others, wanted: 0, lanes: &mut hand.lanes[..vertices.len()] });
 }
 
 /// The row of a vertex that others have taken as a neighbour: pairs (vertex, other).

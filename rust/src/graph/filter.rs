@@ -44,10 +44,12 @@ impl<'a> Passing<'a> {
     }
 
     /// Walk for the lanes' queries, unless all that pass are compared with.
-    pub(super) fn walk(&self, graph: &Graph, breadth: usize, lanes: &mut [Lane], isa: Isa) {
+    pub(super) fn walk(&self, graph: &Graph, k: usize, breadth: usize, lanes: &mut [Lane], isa: Isa) {
         if self.scanned.is_none() {
             let breadth = (breadth * graph.live).div_ceil(self.count);
-            isa.run(Walk { terrain: graph.terrain(), breadth, others: &[], lanes });
+            // What is worth an exact score, by and large.
+            let wanted = k.saturating_add(k / 2);
+            isa.run(Walk { terrain: graph.terrain(), breadth, others: &[], wanted, lanes });
         }
     }
 

@@ -253,6 +253,7 @@ impl Graph {
             edges: &self.edges,
             degree: self.degree,
             entries: &self.entries,
+            vectors: &self.vectors,
         }
     }
 }

@@ -81,7 +81,7 @@ impl Graph {
                 for (lane, i) in searcher.lanes.iter_mut().zip(i0..i1) {
                     self.ask(queries.row(i), false, &mut lane.query, isa);
                 }
-                passing.walk(self, breadth, &mut searcher.lanes[..i1 - i0], isa);
+                passing.walk(self, k, breadth, &mut searcher.lanes[..i1 - i0], isa);
                 for i in i0..i1 {
                     passing.candidates(self, k, &searcher.lanes[i - i0], &mut searcher.slots);
                     self.rank(queries.row(i), k, &mut searcher, isa);

@@ -6,7 +6,7 @@
 //! [1] Subramanya et al., DiskANN, NeurIPS 2019, algorithm 1.
 
 use super::codes::Layout;
-use super::pool::{Pool, Seen};
+use super::pool::{Pool, Seen, vertex_of};
 use super::query::Query;
 use crate::simd::{Kernel, Simd, prefetch};
 
@@ -23,6 +23,8 @@ pub(super) struct Terrain<'a> {
     pub(super) edges: &'a [u32],
     pub(super) degree: usize,
     pub(super) entries: &'a [u32],
+    /// d a vertex: not read, but fetched for who reads them next.
+    pub(super) vectors: &'a [f32],
 }
 
 impl<'a> Terrain<'a> {
@@ -42,6 +44,11 @@ impl<'a> Terrain<'a> {
             0 => self.code(vertex),
             bytes => &self.signs[vertex as usize * bytes..][..bytes],
         }
+    }
+
+    #[inline(always)]
+    fn vector(&self, vertex: u32) -> &'a [f32] {
+        &self.vectors[vertex as usize * self.layout.d..][..self.layout.d]
     }
 
     #[inline(always)]
@@ -94,6 +101,8 @@ pub(super) struct Walk<'a> {
     pub(super) terrain: Terrain<'a>,
     pub(super) breadth: usize,
     pub(super) others: &'a [u32],
+    /// Of how many of the best the vectors are read afterwards.
+    pub(super) wanted: usize,
     pub(super) lanes: &'a mut [Lane],
 }
 
@@ -101,7 +110,7 @@ impl Kernel for Walk<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self) {
-        let Walk { terrain, breadth, others, lanes } = self;
+        let Walk { terrain, breadth, others, wanted, lanes } = self;
         for lane in lanes.iter_mut() {
             lane.seen.clear(terrain.vertices());
             lane.pool.clear(breadth.max(1));
@@ -116,7 +125,13 @@ impl Kernel for Walk<'_> {
             unsafe { take_in::<S>(&terrain, lanes) };
             going = false;
             for lane in lanes.iter_mut() {
+                let before = lane.vertex;
                 lane.vertex = lane.pool.follow();
+                if before.is_some() && lane.vertex.is_none() {
+                    for &key in lane.pool.keys().iter().take(wanted) {
+                        prefetch(terrain.vector(vertex_of(key)).as_ptr(), 4 * terrain.layout.d);
+                    }
+                }
                 if let Some(vertex) = lane.vertex {
                     prefetch(terrain.edges(vertex).as_ptr(), 4 * terrain.degree);
                     going = true;

@@ -7,6 +7,8 @@
 //! Vectors are cut into sides of a few thousand. A round of the tournament pairs each side with one other, so that no two threads
 //! meet at a vector; candidates come in another order than in [`crate::search`], their result is the same.
 
+mod board;
+
 use crate::buffer::{Buffer, Shared, results};
 use crate::error::ArgumentError;
 use crate::exact::Metric;
@@ -20,18 +22,12 @@ use crate::stop::{filled, room_for};
 use crate::store::ExactStore;
 use crate::team;
 use crate::tile::{Matrix, pack_panels};
+use board::{Board, Limits};
 
 /// Vectors of a side: their thresholds and candidates stay in the L2 cache, and packing them is little beside their products.
 const SIDE: usize = 4096;
 /// Bytes of packed columns that rows pass over while they stay in the L2 cache.
 const RESIDENT: usize = 400 << 10;
-/// Thresholds are lowered by this share of their terms: more than the five roundings they pass in f32.
-const SLACK: f64 = 1.0 / (1u32 << 20) as f64;
-/// The same for candidates, in f64.
-const SLACK_F64: f64 = 1.0 / (1u64 << 34) as f64;
-/// Errors are at least this: a zero vector's is 0, and its ties must not depend on the order in which they are met.
-const LEAST_ERROR: f32 = 1e-30;
-
 impl ExactStore {
     /// For each vector the `k` best of all others, equal scores by the smaller id. Item scales and biases make scores one-sided:
     /// those stores are searched for their own vectors.
@@ -131,69 +127,7 @@ fn tournament(
     total.into_inner()
 }
 
-/// What is known of all vectors so far.
-struct Board<'a> {
-    squared: bool,
-    side: usize,
-    passed: &'a [Passed<'a>],
-    selectors: Shared<Selector>,
-    /// A column j may still matter to row i where `v_ij > w_i · reach_j + …`; infinite past the last.
-    reach: Shared<f32>,
-}
-
-impl<'a> Board<'a> {
-    fn of(&self, i: usize) -> &'a Passed<'a> {
-        &self.passed[i / self.side]
-    }
-
-    /// w and, for squared distances, the squared norm of vector `i`; None where nothing bounds its scores.
-    fn unit(&self, i: usize) -> Option<(f64, f64)> {
-        let passed = self.of(i);
-        let [_, square, weight] = passed.facts[i - passed.first];
-        let bounded = passed.queries[i - passed.first].error < f32::INFINITY;
-        bounded.then_some((weight, if self.squared { square } else { 0.0 }))
-    }
-
-    /// One more candidate of vector `i`, in its own unit. Returns its threshold, and how many exact scores were computed.
-    ///
-    /// # Safety
-    /// No other thread has `i`.
-    unsafe fn offer(&self, i: usize, candidate: Candidate) -> (f32, usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let selector = &mut *self.selectors.at(i);
-            if candidate.upper < selector.threshold() || !selector.push(candidate) {
-                return (selector.threshold(), 0);
-            }
-            let computed = selector.cut_bounds(i, self.of(i));
-            let floor = selector.threshold();
-            *self.reach.at(i) = self.unit(i).map_or(f32::NEG_INFINITY, |(weight, square)| {
-                let (at, half) = (f64::from(floor) / weight, 0.5 * square);
-                ((at - half - SLACK * (at.abs() + half)) as f32).next_down()
-            });
-            (floor, computed)
-        }
-    }
-
-    /// Column j as a candidate of row i, seen from j.
-    fn mirrored(&self, i: usize, j: usize, value: f32, error: f32) -> Candidate {
-        let id = i as u32;
-        let (Some((own, own_square)), Some((weight, square))) = (self.unit(i), self.unit(j)) else {
-            return Candidate { lower: f32::NEG_INFINITY, upper: f32::INFINITY, id };
-        };
-        if error == f32::INFINITY {
-            return Candidate { lower: f32::NEG_INFINITY, upper: f32::INFINITY, id };
-        }
-        let (value, error, ratio) = (f64::from(value), f64::from(error), weight / own);
-        let shift = weight * 0.5 * (square - own_square);
-        let slack = SLACK_F64 * ((value.abs() + error) * ratio + weight * (square + own_square));
-        Candidate {
-            lower: (((value - error) * ratio + shift - slack) as f32).next_down(),
-            upper: (((value + error) * ratio + shift + slack) as f32).next_up(),
-            id,
-        }
-    }
-
+impl Board<'_> {
     /// All pairs of two sides, or of one with itself. Returns how many exact scores were computed.
     ///
     /// # Safety
@@ -229,37 +163,6 @@ struct Meeting<'a, E> {
     heavy: Matrix<'a, f32>,
     columns: Columns<'a>,
     workspace: &'a mut Buffer,
-}
-
-/// Thresholds of a tile's rows for one block of columns: the rows' own, and what the columns' are made with.
-#[derive(Clone, Copy)]
-struct Limits {
-    error: [f32; 16],
-    own: [f32; 16],
-    factor: [f32; 16],
-    offset: [f32; 16],
-}
-
-impl Limits {
-    /// No value passes.
-    const NONE: Limits =
-        Limits { error: [0.0; 16], own: [f32::INFINITY; 16], factor: [0.0; 16], offset: [f32::INFINITY; 16] };
-
-    /// # Safety
-    /// No other thread has vector `i`.
-    unsafe fn set(&mut self, r: usize, board: &Board, i: usize, error: f32) {
-        let error = error.max(LEAST_ERROR);
-        self.error[r] = error;
-        // SAFETY: the caller's promise.
-        self.own[r] = unsafe { (*board.selectors.at(i)).threshold() } - error;
-        (self.factor[r], self.offset[r]) = match board.unit(i) {
-            Some((weight, square)) if error < f32::INFINITY => {
-                let (half, error) = (0.5 * weight * square, f64::from(error));
-                (weight as f32, ((half - error - SLACK * (half + error)) as f32).next_down())
-            }
-            _ => (1.0, f32::NEG_INFINITY),
-        };
-    }
 }
 
 impl<E: Product> Kernel for Meeting<'_, E> {

@@ -13,7 +13,7 @@
 //!
 //! * **Codes.** `z ≈ f (m u − l)`, u of 4 bits, or of 8 below [`LEAST_SIGNED`] coordinates; queries `w ≈ g v`, signed bytes v. Products are
 //!   summed exactly, hence the same score on every processor. The rotation makes coordinates nearly normal, for which steps of
-//!   [`STEP`] deviations lose least [3]: a score is off by 0.11 ‖w‖ ‖z‖ / √d. f is such that `<z, f (m u − l)> = ‖z‖²`.
+//!   [`STEP`] deviations lose least [3]: a score is off by 0.11 ‖w‖ ‖z‖ / √d. f is then such that `<z, f (m u − l)> = ‖z‖²`.
 //! * **Signs.** b = sign(z) estimates `<w, z> ≈ e <w, b>, e = ‖z‖² / ‖z‖₁`, without bias and with deviation 0.75 ‖w‖ ‖z‖ / √d, which is
 //!   0.6 e ‖w‖ [2]. w has [`PLANES`] bits a coordinate, so that `<w, b>` is a few counts of ones. Vertices whose estimate cannot reach
 //!   the pool are passed over before their codes are read; 64 bytes for up to 384 coordinates, a cache line.

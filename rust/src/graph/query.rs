@@ -23,7 +23,7 @@ pub(super) struct Query {
     unit: f32,
     /// −l Σ v
     shift: i32,
-    /// One of them.
+    /// A step of the small w.
     step: f32,
     /// Σ of the small w.
     total: i32,
@@ -78,7 +78,7 @@ impl Query {
         product as f32 * (self.unit * item.unit) + (self.offset_factor * item.offset + self.lift_factor * item.lift)
     }
 
-    /// Of all signs what [`Query::ceiling`] wants.
+    /// What [`Query::ceiling`] wants of each of these sign records.
     ///
     /// # Safety
     /// `S` is there, and was when the query was made; `signs` points to the records of `which`, of this query's layout.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from recorded import RESULTS, not_recorded, on, processor, read, report, table
+from recorded import RESULTS, command, not_recorded, on, processor, read, report, table
 
 
 def exact_search() -> str:
@@ -38,7 +38,7 @@ def graph_index() -> str:
         return not_recorded("simtile bench search --peers --record")
     title, header, rows = report.graph_table(results["search"]["processes"])
     return (
-        f"{title}, top 10, one thread of {on(results)}\n(`simtile bench search --peers --record`):\n\n"
+        f"{title}, top 10, one thread of {on(results)}\n(`{command(results, 'search')}`):\n\n"
         f"{table(header, rows, 'll' + 'r' * (len(header) - 2))}"
     )
 

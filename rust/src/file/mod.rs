@@ -157,7 +157,6 @@ impl Kind {
         let intact = get(header, HEADER - 8) == checksum(&header[..HEADER - 8]);
         let length = map.len() as u64;
         let metric = METRICS.get(metric as usize).copied();
-
         let opened =
             Opened { map, verify, what: self.what, version, metric: metric.unwrap_or(Metric::InnerProduct), words };
         if !intact {

@@ -15,7 +15,7 @@
 //!   summed exactly, hence the same score on every processor. The rotation makes coordinates nearly normal, for which steps of
 //!   [`STEP`] deviations lose least [3]: a score is off by 0.11 ‖w‖ ‖z‖ / √d. f is then such that `<z, f (m u − l)> = ‖z‖²`.
 //! * **Signs.** b = sign(z) estimates `<w, z> ≈ e <w, b>, e = ‖z‖² / ‖z‖₁`, without bias and with deviation 0.75 ‖w‖ ‖z‖ / √d, which is
-//!   0.6 e ‖w‖ [2]. w has [`PLANES`] bits a coordinate, so that `<w, b>` is a few counts of ones. Vertices whose estimate cannot reach
+//!   0.6 e ‖w‖ [2]. w has 3 bits a coordinate for it ([`crate::simd::signs`]). Vertices whose estimate cannot reach
 //!   the pool are passed over before their codes are read; 64 bytes for up to 384 coordinates, a cache line.
 //!
 //! [1] Bachrach et al., Speeding up the Xbox recommender system, RecSys 2014.
@@ -95,7 +95,6 @@ impl Layout {
     /// m u − l, and 0 beyond d (`room`); what products with them are off by where the other's are u: −l Σ.
     #[inline(always)]
     pub(super) fn signed(&self, code: &[u8], to: &mut [i8]) -> i32 {
-        let (_, l) = self.levels();
         if self.halved() {
             let (low, high) = to.split_at_mut(self.code_bytes);
             for ((low, high), u) in low.iter_mut().zip(high).zip(code) {
@@ -105,7 +104,7 @@ impl Layout {
             to.iter_mut().zip(code).for_each(|(to, u)| *to = (u ^ 0x80) as i8);
         }
         to[self.d..].fill(0);
-        -l * to.iter().map(|&v| i32::from(v)).sum::<i32>()
+        self.shift(to)
     }
 
     /// Σ (m u − l) v from the record's u, v (`room`, 0 beyond d) and `shift`, −l Σ v.

@@ -28,6 +28,7 @@ use board::{Board, Limits};
 const SIDE: usize = 4096;
 /// Bytes of packed columns that rows pass over while they stay in the L2 cache.
 const RESIDENT: usize = 400 << 10;
+
 impl ExactStore {
     /// For each vector the `k` best of all others, equal scores by the smaller id. Item scales and biases make scores one-sided:
     /// those stores are searched for their own vectors.

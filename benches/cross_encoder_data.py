@@ -136,6 +136,15 @@ class CrossEncoderMatrix:
     """(queries,) the item that each query describes."""
 
 
+def load_texts() -> Texts:
+    """The texts of the job, harvested again. Raises SystemExit where the installed packages have others."""
+    texts = select_texts(Tokenizer.from_file(str(model_folder() / "tokenizer.json")))
+    job, here = json.loads((FOLDER / "job.json").read_text()), texts.description()
+    if any(here[name] != job[name] for name in ("queries", "items")):
+        raise SystemExit(f"the texts of the matrix are those of {job['versions']}, here are {here['versions']}")
+    return texts
+
+
 def load_matrix() -> CrossEncoderMatrix:
     """All finished rows, in the order of the job."""
     job = json.loads((FOLDER / "job.json").read_text())

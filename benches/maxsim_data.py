@@ -37,6 +37,8 @@ class MaxSimMatrix:
     """(5000, 384)"""
     partner: NDArray[np.int64]
     """(500,) the item that each query describes."""
+    queries: tuple[str, ...]
+    items: tuple[str, ...]
 
 
 def load_matrix() -> MaxSimMatrix:
@@ -57,7 +59,12 @@ def load_matrix() -> MaxSimMatrix:
         np.savez(unfinished, scores=scores, query_embeddings=query_embeddings, item_embeddings=item_embeddings)
         unfinished.replace(path)
     arrays = np.load(path)
-    return MaxSimMatrix(partner=partner, **{name: arrays[name] for name in arrays.files})
+    return MaxSimMatrix(
+        partner=partner,
+        queries=tuple(docstrings[j] for j in partner),
+        items=tuple(codes),
+        **{name: arrays[name] for name in arrays.files},
+    )
 
 
 def encode(texts: Sequence[str], most: int) -> tuple[list[NDArray[np.float32]], NDArray[np.float32]]:

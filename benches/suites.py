@@ -157,7 +157,7 @@ def run_hubness(options: argparse.Namespace, results: Record) -> None:
 
 def run_cur(options: argparse.Namespace, results: Record) -> None:
     """Recall for a budget of scorer calls, and what a search costs besides the scorer."""
-    kinds = ("dense",) if options.quick else ("dense", "sparse")
+    kinds = ("dense",) if options.quick else ("dense", "sparse", "dense-words", "sparse-words")
     found = {}
     for data in ("cross-encoder",) if options.quick else ("cross-encoder", "maxsim"):
         for kind in kinds:

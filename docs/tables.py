@@ -103,19 +103,43 @@ def cur_cross_encoder() -> str:
     return f"{shape}:\n\n{cur_recall('cur-cross-encoder-dense')}"
 
 
+CUR_DATA = (("late interaction", "maxsim"), ("cross-encoder", "cross-encoder"))
+
+
+def cur_words() -> str:
+    """Recall of raw scores with the words of the texts beside the embeddings, from whole rows."""
+    rows = []
+    for data, name in CUR_DATA:
+        plain, words = (
+            {(row["budget"], row["k"], row["method"]): row for row in read(f"cur-{name}-{kind}")["rows"]
+             if row["target"] == "raw"} for kind in ("dense", "dense-words")
+        )  # fmt: skip
+        for budget, k in CUR_SHOWN:
+            best = words[budget, k, "auto"]
+            gain, error = (100 * best[f"gain_over_rerank{end}"] for end in ("", "_error"))
+            others = (found[budget, k, method] for found, method in
+                      ((plain, "rerank"), (words, "rerank"), (plain, "auto")))  # fmt: skip
+            cells = (f"{100 * other['recall']:.1f}" for other in others)
+            last = f"**{100 * best['recall']:.1f}** ({gain:+.1f} ± {error:.1f})"
+            rows.append([data, str(budget), str(k), *cells, last])
+    header = ("", "calls", "k", "`rerank`", "`rerank`, words", "`auto`", "`auto`, words")
+    return table(header, rows, "lrrrrrr")
+
+
 def cur_sparse() -> str:
     """Recall@100 of raw scores, from whole rows and from a tenth of the calls."""
     rows = []
-    for data, name in (("late interaction", "maxsim"), ("cross-encoder", "cross-encoder")):
-        dense, sparse = (read(f"cur-{name}-{kind}") for kind in ("dense", "sparse"))
-        for title, found, method in (
-            ("`auto`, whole rows", dense, "auto"), ("`auto`, sparse", sparse, "auto"), ("`axn`, sparse", sparse, "axn"),
-            ("`rerank`", {**dense, "scorer_calls": 0}, "rerank"),
+    for data, name in CUR_DATA:
+        for title, kind, method in (
+            ("`auto`, whole rows, words", "dense-words", "auto"), ("`auto`, sparse, words", "sparse-words", "auto"),
+            ("`auto`, whole rows", "dense", "auto"), ("`auto`, sparse", "sparse", "auto"),
+            ("`axn`, sparse", "sparse", "axn"), ("`rerank`", "dense", "rerank"),
         ):  # fmt: skip
+            found = read(f"cur-{name}-{kind}")
             recalls = {row["budget"]: row["recall"] for row in found["rows"]
                        if (row["target"], row["k"], row["method"]) == ("raw", 100, method)}  # fmt: skip
             cells = (f"{100 * recalls[budget]:.1f}" for budget in (100, 200, 400))
-            rows.append([data, title, f"{found['scorer_calls']:,}", *cells])
+            rows.append([data, title, f"{0 if method == 'rerank' else found['scorer_calls']:,}", *cells])
     return table(("", "", "calls to build", "100", "200", "400"), rows, "llrrrr")
 
 
@@ -255,7 +279,7 @@ TABLES: dict[str, Callable[[], str]] = {
     made.__name__: made
     for made in (
         losses, exact_search, hubness_minilm, hubness_words, cur_maxsim, cur_cross_encoder,
-        cur_sparse, training, distributed, saturation, drop_ins, graph_index, search_growth, hubness_times,
+        cur_words, cur_sparse, training, distributed, saturation, drop_ins, graph_index, search_growth, hubness_times,
         scale_measured, scale_plan, layers, papers, pictures,
     )
 }  # fmt: skip

@@ -47,7 +47,7 @@ class LeftOut:
     Attributes
     ----------
     features, learned      of the other folds
-    embeddings : (M, e) or None      of the fold's queries
+    queries : (M, e) or None      features of the fold's queries
     ids, values, weights : (M, P)      each query's known scores and how many items each stands for; ids -1 is padding
     ranks : (M, P)      the retriever's preference, smaller is better
     listed_first : bool      whether the first round takes the retriever's list rather than the prior's
@@ -55,7 +55,7 @@ class LeftOut:
 
     features: ItemMatrix
     learned: Learned
-    embeddings: NDArray[np.floating] | None
+    queries: NDArray[np.floating] | None
     ids: NDArray[np.int64]
     values: Floats
     weights: Floats
@@ -69,6 +69,7 @@ def leave_out(
     *,
     queries: NDArray[np.floating] | None,
     items: NDArray[np.floating] | None,
+    widths: Sequence[int] | None = None,
     listed: Sequence[NDArray[np.int64]],
     listed_first: bool,
 ) -> list[LeftOut]:
@@ -76,7 +77,7 @@ def leave_out(
 
     Parameters
     ----------
-    scores, rank, queries, items      as for `learn`
+    scores, rank, queries, items, widths      as for `learn`
     listed : sequence of Q id arrays      the retriever's lists, or what was chosen; items of a row beyond were drawn
     listed_first : bool      a function retrieves, whose scores are not known: its lists come first
     """
@@ -89,9 +90,8 @@ def leave_out(
             np.sort(np.concatenate([order[f::n_folds] for f in range(n_folds) if f != fold])),
         )
         held = np.sort(held[: -(-MOST_QUERIES // n_folds)])
-        learned = learn(
-            scores.select(rest), rank, queries=None if queries is None else queries[rest], items=items, iterations=4
-        )
+        own = None if queries is None else queries[rest]
+        learned = learn(scores.select(rest), rank, queries=own, items=items, widths=widths, iterations=4)
         width = max(len(scores.ids[q]) for q in held)
         ids = np.full((len(held), width), -1, np.int64)
         values, weights, ranks = (np.full(ids.shape, fill) for fill in (np.nan, 0.0, np.inf))
@@ -103,9 +103,8 @@ def leave_out(
             weights[row, :m] = np.where(in_list, 1.0, (scores.n - (m - drawn)) / max(drawn, 1))
             query = None if queries is None or listed_first else queries[q]
             ranks[row, :m] = _ranks(its_ids, listed[q], query, items)
-        embeddings = None if queries is None else queries[held]
-        features = features_of(learned, items)
-        folds.append(LeftOut(features, learned, embeddings, ids, values, weights, ranks, listed_first))
+        own = None if queries is None else queries[held]
+        folds.append(LeftOut(features_of(learned, items), learned, own, ids, values, weights, ranks, listed_first))
     return folds
 
 
@@ -201,7 +200,7 @@ def _search(
     if choice.rerank:
         return _take(-fold.ranks, fold.weights, budget)
     everyone = np.arange(len(fold.ids))
-    posterior = Posterior(fold.features, fold.learned, fold.embeddings, len(everyone), choice, centred)
+    posterior = Posterior(fold.features, fold.learned, fold.queries, len(everyone), choice, centred)
     latent: NDArray[np.floating] = posterior.first
     free = fold.ids >= 0
     scored = Scored.nothing(len(everyone))

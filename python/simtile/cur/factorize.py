@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FactorModel", "SparseScores", "alternating_least_squares", "singular_factors"]
+__all__ = ["FactorModel", "Smoother", "SparseScores", "alternating_least_squares", "singular_factors"]
 
 _CHUNK_FLOATS = 1 << 23
 """Bound of a padded batch of least-squares problems: 64 MiB."""
@@ -96,7 +96,7 @@ def alternating_least_squares(
     rows, columns = scores.by_row(), scores.by_column()
     counts = np.bincount(scores.columns, minlength=scores.shape[1]).astype(np.float64)
     lengths = np.bincount(scores.rows, minlength=scores.shape[0]).astype(np.float64)
-    smooth = None if features is None or not features.shape[1] else _Smoother(features, counts)
+    smooth = None if features is None or not features.shape[1] else Smoother(features, counts)
     v, d = start.astype(np.float64), start.shape[1]
     total = float((scores.values**2).mean()) + 1e-300
     noise, spread = 0.5 * total, np.full(d, 0.5 * total / d)
@@ -128,7 +128,7 @@ def _principal(
     return left @ turn, factors @ turn
 
 
-class _Smoother:
+class Smoother:
     """The ridge regression of item factors on item features, weighted by the number of an item's scores."""
 
     def __init__(self, features: NDArray[np.floating], counts: NDArray[np.float64]) -> None:

@@ -16,6 +16,7 @@ from simtile.cur.calls import CallStats
 from simtile.cur.item_matrix import FactorDtype
 from simtile.cur.journal import ScoreJournal
 from simtile.cur.knowledge import Knowledge
+from simtile.cur.lexical import LexicalEncoder, texts_of
 from simtile.cur.planning import MethodName, Plan, plan_search
 from simtile.cur.posterior import Choice, Posterior
 from simtile.cur.results import Hit, SearchResults, best_hits
@@ -50,6 +51,7 @@ class CrossEncoderIndex:
         queries: Sequence[Any],
         query_embeddings: Embeddings | None = None,
         item_embeddings: Embeddings | None = None,
+        lexical: bool = False,
         retriever: RetrieverFunction | None = None,
         dense: bool = False,
         calls_per_query: int = 128,
@@ -68,8 +70,11 @@ class CrossEncoderIndex:
         queries : sequence of Q build queries, such as those that users asked
         query_embeddings, item_embeddings : array (Q, e), (N, e), optional      a dual encoder's, as its inner product
             ranks; both or neither
+        lexical : bool      learn from the words of items and queries too, which then are texts, or mappings with a
+            "text" (needs scikit-learn): :mod:`simtile.cur.lexical`
         retriever : callable (queries, k) -> ids (Q, k), or (scores, ids), optional
-            Cheap first lists, padded with -1; by default the largest inner products of the embeddings
+            Cheap first lists, padded with -1; by default the largest inner products of the embeddings, of the words, or
+            their sum
         dense : bool      score every build query with every item (Q·N calls), as ANNCUR and ADACUR need; otherwise
             ``calls_per_query`` items each: some of the retriever's best, some drawn from the rest and, unless
             ``retriever`` is a function, in rounds those that the scores so far let expect the most of
@@ -93,10 +98,13 @@ class CrossEncoderIndex:
         for name, value in (("calls_per_query", calls_per_query), ("rank", rank)):
             if value < 1:
                 raise ValueError(f"{name}: at least 1, got {value}")
-        retrieval = Retrieval(len(items), item_embeddings, retriever, dtype)
-        query_embeddings = retrieval.check_queries("query_embeddings", query_embeddings, len(queries))
+        texts = texts_of("items", items) if lexical else []
+        encoder = LexicalEncoder.fit(texts) if lexical else None
+        words = None if encoder is None else encoder(texts)
+        retrieval = Retrieval(len(items), item_embeddings, retriever, dtype, encoder, words)
+        query_features = retrieval.query_features("query_embeddings", query_embeddings, queries, len(queries))
         shop = Shop(scorer, ScoreJournal(store, version=scorer.version), items)
-        index = cls(shop, retrieval, Knowledge(rank, dtype, query_embeddings), queries)
+        index = cls(shop, retrieval, Knowledge(rank, dtype, query_features), queries)
         everything = np.arange(len(items))
         if dense:
             index._buy_whole(everything, progress)
@@ -142,11 +150,20 @@ class CrossEncoderIndex:
         """Means (N,) over the build queries, around 0: how much of a hub each item is."""
         return self._knowledge.learned.mean
 
-    def query_vectors(self, query_embeddings: Embeddings) -> NDArray[np.float32]:
-        """What to search :attr:`vectors` with for the first round of M queries, (M, D): the prior, before any score."""
-        embeddings = self._retrieval.check_queries("query_embeddings", query_embeddings, len(query_embeddings))
+    def query_vectors(
+        self, query_embeddings: Embeddings | None = None, *, queries: Sequence[Any] | None = None
+    ) -> NDArray[np.float32]:
+        """What to search :attr:`vectors` with for the first round of M queries, (M, D): the prior, before any score.
+
+        Parameters
+        ----------
+        query_embeddings : array (M, e)      if the index was built with embeddings
+        queries : sequence of M texts      if it was built with ``lexical=True``
+        """
+        n = len(query_embeddings) if query_embeddings is not None else len(queries or ())
+        rows = self._retrieval.query_features("query_embeddings", query_embeddings, queries, n)
         features = self._knowledge.features(self._retrieval)
-        prior = Posterior(features, self._knowledge.learned, embeddings, len(query_embeddings), Choice(), False)
+        prior = Posterior(features, self._knowledge.learned, rows, n, Choice(), False)
         return np.asarray(prior.first, np.float32)
 
     def search(
@@ -238,9 +255,9 @@ class CrossEncoderIndex:
             raise ValueError(f"k, budget: 1 <= k <= budget, got {k} and {budget}")
         if target not in ("raw", "centred"):
             raise ValueError(f'target: "raw" or "centred", got {target!r}')
-        embeddings = self._retrieval.check_queries("query_embeddings", query_embeddings, len(queries))
+        features = self._retrieval.query_features("query_embeddings", query_embeddings, queries, len(queries))
         return plan_search(
-            method, self._retrieval, self._knowledge, queries, embeddings,
+            method, self._retrieval, self._knowledge, queries, features,
             k=k, budget=budget, centred=target == "centred", rounds=rounds, ridge=ridge,
             allowed=self._retrieval.allowed_by(filter), seed=seed,
         )  # fmt: skip
@@ -264,7 +281,8 @@ class CrossEncoderIndex:
         documents : sequence      those that the index knows are searched, others are scored first, in order
         top_k : int, optional      by default everything that was scored
         budget : int, optional      by default all documents are scored
-        query_embedding : array (e,), optional      without it the choice among known documents is by popularity alone
+        query_embedding : array (e,), optional      without it the choice among known documents is by popularity and,
+            with ``lexical=True``, words
         return_documents : bool      add ``"text"``
 
         Returns
@@ -280,7 +298,7 @@ class CrossEncoderIndex:
         known = np.unique(ids[ids >= 0])
         left = min(budget - len(unknown), len(known))
         if left:
-            rows = None if query_embedding is None else np.asarray(query_embedding)[None]
+            rows = self._retrieval.features_of(query, query_embedding, self._knowledge.learned.query_mean)
             plan = plan_search(
                 "auto", self._retrieval, self._knowledge, [query], rows, k=left, budget=left, allowed=self._mask(known)
             )
@@ -299,17 +317,17 @@ class CrossEncoderIndex:
     def add(
         self, items: Sequence[Any], *, item_embeddings: Embeddings | None = None, calls_per_item: int | None = None
     ) -> NDArray[np.int64]:
-        """Add items and learn again; returns their ids, which follow the last one.
+        """Add items and learn again; returns their ids, which follow the last one. Words count as at the build.
 
         Parameters
         ----------
         items : sequence
         item_embeddings : array (len(items), e)      if the index was built with embeddings
         calls_per_item : int, optional      build queries that score each item: by default all of them in a dense index
-            and none otherwise, where the embeddings alone place an item until it is scored
+            and none otherwise, where the features alone place an item until it is scored
         """
         first = len(self._shop.items)
-        self._retrieval.add(len(items), item_embeddings)
+        self._retrieval.add(items, item_embeddings)
         ids = np.arange(first, first + len(items))
         self._shop.add(items)
         if self._knowledge.scores.is_dense and calls_per_item is None:

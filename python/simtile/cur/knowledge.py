@@ -34,15 +34,15 @@ class Knowledge:
 
     Attributes
     ----------
-    query_embeddings : float32 (Q, e) or None      of the build queries
+    query_features : float32 (Q, e) or None      of the build queries
     listed : list of int64 arrays      the retriever's lists: of sparse rows, all that was not drawn; empty where the
-        embeddings are the retriever and rows are whole
+        features are the retriever and rows are whole
     scores : BuildScores
     learned : Learned
     """
 
-    def __init__(self, rank: int, dtype: FactorDtype, query_embeddings: NDArray[np.float32] | None) -> None:
-        self.rank, self.dtype, self.query_embeddings = rank, dtype, query_embeddings
+    def __init__(self, rank: int, dtype: FactorDtype, query_features: NDArray[np.float32] | None) -> None:
+        self.rank, self.dtype, self.query_features = rank, dtype, query_features
         self.listed: list[NDArray[np.int64]] = []
         self.scores: BuildScores
         self.learned: Learned
@@ -52,7 +52,9 @@ class Knowledge:
     def refit(self, scores: BuildScores, retrieval: Retrieval) -> None:
         """Learn from all scores of the build queries."""
         self.scores = scores
-        self.learned = learn(scores, self.rank, queries=self.query_embeddings, items=retrieval.embeddings)
+        self.learned = learn(
+            scores, self.rank, queries=self.query_features, items=retrieval.features, widths=retrieval.widths
+        )
         self._choices.clear()
         self._derived = _Derived()
 
@@ -72,7 +74,7 @@ class Knowledge:
         """[v | f | m | 1] of all items, v and f rounded to the index's dtype."""
         if self._derived.features is None:
             rounded = replace(self.learned, factors=self._rounded(self.learned.factors).astype(np.float64))
-            self._derived.features = features_of(rounded, retrieval.embeddings)
+            self._derived.features = features_of(rounded, retrieval.features)
         return self._derived.features
 
     def columns(self, centred: bool) -> ItemMatrix:
@@ -94,7 +96,7 @@ class Knowledge:
                 ridge = float(np.maximum((matrix**2).mean() - (factors**2).sum() / matrix.shape[1], 0.0))
             else:
                 sparse = self.scores.sparse(self._offset(centred))
-                start = _projected(retrieval.embeddings, self.scores.n, rank)
+                start = _projected(retrieval.features, self.scores.n, rank)
                 model = alternating_least_squares(sparse, start)
                 factors, ridge = model.factors, model.noise
             self._derived.axn[centred] = (ItemMatrix(self._rounded(factors)), ridge)
@@ -126,8 +128,9 @@ class Knowledge:
             self._derived.folds = leave_out(
                 self.scores,
                 self.rank,
-                queries=self.query_embeddings,
-                items=retrieval.embeddings,
+                queries=self.query_features,
+                items=retrieval.features,
+                widths=retrieval.widths,
                 listed=self.listed or [np.empty(0, np.int64)] * len(self.scores),
                 listed_first=retrieval.function is not None,
             )
@@ -140,7 +143,7 @@ class Knowledge:
         return dequantized(quantized(vectors, self.dtype))
 
 
-def _projected(embeddings: NDArray[np.floating] | None, n: int, rank: int) -> NDArray[np.float64]:
-    """Where AXN's factors start: a random projection of the dual encoder's embeddings, or noise."""
-    draw = partial(np.random.default_rng(0).normal, size=(n if embeddings is None else embeddings.shape[1], rank))
-    return np.asarray(draw() if embeddings is None else embeddings @ draw(), np.float64)
+def _projected(features: NDArray[np.floating] | None, n: int, rank: int) -> NDArray[np.float64]:
+    """Where AXN's factors start: a random projection of the features, or noise."""
+    draw = partial(np.random.default_rng(0).normal, size=(n if features is None else features.shape[1], rank))
+    return np.asarray(draw() if features is None else features @ draw(), np.float64)

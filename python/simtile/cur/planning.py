@@ -44,7 +44,7 @@ def plan_search(
     retrieval: Retrieval,
     knowledge: Knowledge,
     queries: Sequence[Any],
-    embeddings: NDArray[np.floating] | None,
+    query_features: NDArray[np.floating] | None,
     *,
     k: int,
     budget: int,
@@ -70,12 +70,12 @@ def plan_search(
 
     def lists(size: int) -> NDArray[np.int64]:
         """The retriever's lists, or random items where there is no retriever."""
-        found = retrieval.lists(queries, embeddings, size, allowed)
+        found = retrieval.lists(queries, query_features, size, allowed)
         return found if found.shape[1] else _random(allowed, len(queries), size, seed)
 
     if name == "rerank":
         if not retrieval.can_list:
-            raise ValueError('method: "rerank" needs item_embeddings or a retriever')
+            raise ValueError('method: "rerank" needs item_embeddings, lexical=True or a retriever')
         return Plan(Method(lists(budget)), [budget], offset)
     if name == "anncur":
         sizes = round_sizes(budget, 2, 0.5)
@@ -94,25 +94,25 @@ def plan_search(
         )
     if name != "auto":
         raise ValueError(f'method: "auto", "rerank", "anncur", "adacur" or "axn", got {name!r}')
-    return _auto(retrieval, knowledge, queries, embeddings, k, budget, centred, rounds, allowed, offset)
+    return _auto(retrieval, knowledge, queries, query_features, k, budget, centred, rounds, allowed, offset)
 
 
 def _auto(
-    retrieval: Retrieval, knowledge: Knowledge, queries: Sequence[Any], embeddings: NDArray[np.floating] | None, k: int,
-    budget: int, centred: bool, rounds: int | None, allowed: NDArray[np.bool_], offset: NDArray[np.float64],
+    retrieval: Retrieval, knowledge: Knowledge, queries: Sequence[Any], query_features: NDArray[np.floating] | None,
+    k: int, budget: int, centred: bool, rounds: int | None, allowed: NDArray[np.bool_], offset: NDArray[np.float64],
 ) -> Plan:  # fmt: skip
-    # Without a query's embedding (`rank`) nothing can be listed for it, and the prior is popularity.
-    can_list = retrieval.function is not None or embeddings is not None
+    # Without a query's features (`rank`) nothing can be listed for it, and the prior is popularity.
+    can_list = retrieval.function is not None or query_features is not None
     choice = knowledge.choice(k, budget, rounds, centred, retrieval)
     if choice.rerank and can_list:
-        return Plan(Method(retrieval.lists(queries, embeddings, budget, allowed)), [budget], offset)
+        return Plan(Method(retrieval.lists(queries, query_features, budget, allowed)), [budget], offset)
     if choice.rerank:
         choice = Choice()
     features = knowledge.features(retrieval)
-    posterior = Posterior(features, knowledge.learned, embeddings, len(queries), choice, centred)
+    posterior = Posterior(features, knowledge.learned, query_features, len(queries), choice, centred)
     sizes = round_sizes(budget, rounds or usual_rounds(budget), choice.first_share)
     if retrieval.function is not None:
-        first = retrieval.lists(queries, embeddings, sizes[0], allowed)
+        first = retrieval.lists(queries, query_features, sizes[0], allowed)
     else:
         nothing = np.empty((len(queries), 0), np.int64)
         first = features.top(posterior.first, sizes[0], allowed=allowed, scored=nothing)[1]

@@ -2,10 +2,10 @@
 
     s_i = θ · φ_i + ε,    φ_i = [v_i | f_i | m_i | 1],    θ ~ N(θ₀, Λ),    ε ~ N(0, σ²)
 
-v_i are the factors of the build queries' scores, f_i the dual encoder's embedding, m_i the item mean. A priori the
-query's scores are b + m_i + γ <e_q − ē, f_i> + u(e_q) · v_i: the dual encoder and popularity, weighted as the build
-queries taught, and the factors that queries with such embeddings had. These say which kind of items a query likes, not
-which of them, and would crowd the best ones out of a first list: it follows the dual encoder and popularity alone.
+v_i are the factors of the build queries' scores, f_i the features (a dual encoder's embedding, words), m_i the item
+mean. A priori the query's scores are b + m_i + γ <e_q − ē, f_i> + u(e_q) · v_i: features and popularity, weighted as
+the build queries taught, and the factors that queries with such features had. These say which kind of items a query
+likes, not which of them, and would crowd the best ones out of a first list: it follows features and popularity alone.
 Each exact score is an observation; the posterior mean of θ is one latent vector, and the next round its top-k over all
 items.
 
@@ -39,7 +39,7 @@ class Choice:
     rerank : bool      spend the whole budget on the retriever's list
     first_share : float      of the budget that goes to the prior's own list, before anything is learned
     noise : float      σ² in units of the model's residual variance: the ridge
-    embedding : float      how far θ may leave the dual encoder's query embedding, in units of γ² / e
+    embedding : float      how far θ may leave the query's own features, in units of the mean of (γ e)²
     """
 
     rerank: bool = False
@@ -55,7 +55,7 @@ class Posterior:
     ----------
     features : ItemMatrix (n, D)      φ, from `features_of`
     learned : Learned
-    queries : (M, e) or None      the dual encoder's embeddings of the queries
+    queries : (M, e) or None      features of the queries
     choice : Choice
     centred : bool      the target has the item mean taken out
     """
@@ -76,8 +76,8 @@ class Posterior:
         variance = np.ones(d + e + 2)
         if e and queries is not None:
             mean[:, :d], variance[:d] = (queries - learned.query_mean) @ learned.latent_map, learned.latent_variance
-            mean[:, d : d + e] = learned.embedding_weight * (queries - learned.query_mean)
-            variance[d : d + e] = choice.embedding * learned.embedding_weight**2 / e
+            mean[:, d : d + e] = learned.weights * (queries - learned.query_mean)
+            variance[d : d + e] = choice.embedding * learned.weight_variance
         elif e:
             variance[d : d + e] = 0.0
         mean[:, -2], variance[-2] = (0.0, 0.0) if centred else (1.0, _MEAN_SLOPE_VARIANCE)

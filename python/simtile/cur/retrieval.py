@@ -1,4 +1,8 @@
-"""The cheap side of an index: embeddings or a retriever function, and which items may be returned."""
+"""The cheap side of an index: features or a retriever function, and which items may be returned.
+
+Features are a dual encoder's embeddings, the words of texts, or both side by side; then a list is by the sum of both
+inner products.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simtile.cur.item_matrix import FactorDtype, ItemMatrix, dequantized, quantized
+from simtile.cur.lexical import LexicalEncoder, texts_of
 
 __all__ = ["Retrieval", "RetrieverFunction"]
 
@@ -23,55 +28,101 @@ class Retrieval:
     Attributes
     ----------
     embeddings : float32 (n, e) or None      of the items
+    lexical : LexicalEncoder or None
+    words : float32 (n, l) or None      its rows of the items
     allowed : bool (n,)      False where an item was removed
     """
 
     def __init__(
-        self, n: int, embeddings: Embeddings | None, function: RetrieverFunction | None, dtype: FactorDtype
+        self,
+        n: int,
+        embeddings: Embeddings | None,
+        function: RetrieverFunction | None,
+        dtype: FactorDtype,
+        lexical: LexicalEncoder | None = None,
+        words: NDArray[np.float32] | None = None,
     ) -> None:
-        self.function, self.dtype = function, dtype
+        self.function, self.dtype, self.lexical = function, dtype, lexical
         self.allowed = np.ones(n, np.bool_)
-        self.embeddings: NDArray[np.float32] | None = None
+        self.embeddings = (
+            None if embeddings is None else self._rounded(_checked("item_embeddings", embeddings, n, None))
+        )
+        self.words = None if words is None else self._rounded(words)
         self._matrix: ItemMatrix | None = None
-        if embeddings is not None:
-            self._set(_checked("item_embeddings", embeddings, n, None))
 
     @property
     def can_list(self) -> bool:
-        return self.function is not None or self.embeddings is not None
+        return self.function is not None or bool(self.widths)
 
-    def check_queries(self, name: str, value: Embeddings | None, n: int) -> NDArray[np.float32] | None:
-        """Embeddings (n, e) of queries: there if the items have some, and of the same width."""
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Coordinates of the dual encoder and of the words, of those that there are."""
+        return tuple(part.shape[1] for part in (self.embeddings, self.words) if part is not None)
+
+    @property
+    def features(self) -> NDArray[np.float32] | None:
+        """All that is known of the items, (n, sum of the widths)."""
+        return _side_by_side(self.embeddings, self.words)
+
+    def query_features(
+        self, name: str, embeddings: Embeddings | None, queries: Sequence[Any] | None, n: int
+    ) -> NDArray[np.float32] | None:
+        """The same of n queries: embeddings are there if the items have some, and of the same width."""
+        rows: NDArray[np.float32] | None = None
         if self.embeddings is None:
-            if value is not None:
+            if embeddings is not None:
                 raise ValueError(f"{name}: None for an index without item_embeddings")
-            return None
-        if value is None:
+        elif embeddings is None:
             raise ValueError(f"{name}: an array ({n}, {self.embeddings.shape[1]}), got None")
-        return _checked(name, value, n, self.embeddings.shape[1])
+        else:
+            rows = _checked(name, embeddings, n, self.embeddings.shape[1])
+        if self.lexical is None:
+            return rows
+        if queries is None:
+            raise ValueError("queries: their texts, for an index with lexical=True, got None")
+        return _side_by_side(rows, self.lexical(texts_of("queries", queries)))
+
+    def features_of(
+        self, query: Any, embedding: Embeddings | None, mean: NDArray[np.floating]
+    ) -> NDArray[np.float32] | None:
+        """Features (1, e) of a query whose embedding may be missing: ``mean`` stands for it beside words, and says
+        nothing; None without words."""
+        row = None if embedding is None else np.asarray(embedding)[None]
+        if row is None and self.embeddings is not None:
+            if self.lexical is None:
+                return None
+            row = mean[None, : self.widths[0]]
+        return self.query_features("query_embedding", row, [query], 1)
 
     def lists(
-        self, queries: Sequence[Any], embeddings: Embeddings | None, size: int, allowed: NDArray[np.bool_] | None = None
+        self, queries: Sequence[Any], features: Embeddings | None, size: int, allowed: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int64]:
         """Ids (M, L <= size), best first, padded with -1; L = 0 without anything to retrieve with."""
         allowed = self.allowed if allowed is None else allowed
         if self.function is not None:
             return self._asked(queries, size, allowed)
         nothing = np.empty((len(queries), 0), np.int64)
-        if self.embeddings is None or embeddings is None:
+        if features is None:
             return nothing
-        if self._matrix is None:  # "auto" searches its own vectors, which hold the embeddings
-            self._matrix = ItemMatrix(self.embeddings)
-        return self._matrix.top(embeddings, min(size, len(self.allowed)), allowed=allowed, scored=nothing)[1]
+        if self._matrix is None:  # "auto" searches its own vectors, which hold the features
+            items = self.features
+            assert items is not None
+            self._matrix = ItemMatrix(items)
+        return self._matrix.top(features, min(size, len(self.allowed)), allowed=allowed, scored=nothing)[1]
 
-    def add(self, n: int, embeddings: Embeddings | None) -> None:
+    def add(self, items: Sequence[Any], embeddings: Embeddings | None) -> None:
+        n = len(items)
         if self.embeddings is not None:
             if embeddings is None:
                 raise ValueError(f"item_embeddings: an array ({n}, {self.embeddings.shape[1]}), got None")
-            new = _checked("item_embeddings", embeddings, n, self.embeddings.shape[1])
-            self._set(np.concatenate([self.embeddings, dequantized(quantized(new, self.dtype))]))
+            new = self._rounded(_checked("item_embeddings", embeddings, n, self.embeddings.shape[1]))
+            self.embeddings = np.concatenate([self.embeddings, new])
         elif embeddings is not None:
             raise ValueError("item_embeddings: None for an index that was built without them")
+        if self.lexical is not None and self.words is not None:
+            new = self._rounded(self.lexical(texts_of("items", items)))
+            self.words = np.concatenate([self.words, new])
+        self._matrix = None
         self.allowed = np.concatenate([self.allowed, np.ones(n, np.bool_)])
 
     def remove(self, ids: NDArray[np.int64]) -> None:
@@ -94,9 +145,8 @@ class Retrieval:
             raise ValueError(f"filter: a mask of shape {self.allowed.shape}, got {filter.shape}")
         return np.asarray(self.allowed & filter)
 
-    def _set(self, embeddings: NDArray[np.float32]) -> None:
-        self.embeddings = dequantized(quantized(embeddings, self.dtype))
-        self._matrix = None
+    def _rounded(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        return dequantized(quantized(rows, self.dtype))
 
     def _asked(self, queries: Sequence[Any], size: int, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
         assert self.function is not None
@@ -123,3 +173,10 @@ def _checked(name: str, value: Embeddings, n: int, columns: int | None) -> NDArr
     if not np.isfinite(rows).all():
         raise ValueError(f"{name}: finite values, got NaN or infinity in row {np.argwhere(~np.isfinite(rows))[0][0]}")
     return rows
+
+
+def _side_by_side(
+    embeddings: NDArray[np.float32] | None, words: NDArray[np.float32] | None
+) -> NDArray[np.float32] | None:
+    parts = [part for part in (embeddings, words) if part is not None]
+    return np.concatenate(parts, axis=1) if parts else None

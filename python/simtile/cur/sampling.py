@@ -60,7 +60,7 @@ def buy_sample(
     rounds = max(min(_ROUNDS, calls // _LEAST), 1) if in_rounds and retrieval.function is None else 1
     later = calls // rounds
     first = calls - later * (rounds - 1)
-    lists = retrieval.lists(queries, knowledge.query_embeddings, int(_LISTED_SHARE * first))
+    lists = retrieval.lists(queries, knowledge.query_features, int(_LISTED_SHARE * first))
     lists = np.where(np.isin(lists, candidates), lists, -1)
     chosen = [row[row >= 0] for row in lists]
     bought = [_with_draw(query, its, candidates, first, seed) for query, its in zip(queries, chosen, strict=True)]
@@ -89,16 +89,16 @@ def _expected_best(
     """For each query the candidates, not bought yet, that what was bought lets expect the highest scores of."""
     everything = shop.rows_of(shop.journal.query_numbers(queries))
     scores = _only(everything, bought)
-    embeddings = knowledge.query_embeddings
-    learned = learn(scores, knowledge.rank, queries=embeddings, items=retrieval.embeddings, iterations=4)
-    features = features_of(learned, retrieval.embeddings)
+    known, items = knowledge.query_features, retrieval.features
+    learned = learn(scores, knowledge.rank, queries=known, items=items, widths=retrieval.widths, iterations=4)
+    features = features_of(learned, items)
     allowed = np.zeros(scores.n, np.bool_)
     allowed[candidates] = True
     more: list[Ids] = []
     step = max(_FLOATS_AT_ONCE // (max(map(len, bought)) * features.vectors.shape[1]), 1)
     for start in range(0, len(queries), step):
         rows = range(start, min(start + step, len(queries)))
-        own = None if embeddings is None else embeddings[rows.start : rows.stop]
+        own = None if known is None else known[rows.start : rows.stop]
         posterior = Posterior(features, learned, own, len(rows), Choice(), False)
         latent = posterior(np.arange(len(rows)), _padded(scores, rows))
         ids = features.top(latent, size, allowed=allowed, scored=_padded_ids([bought[q] for q in rows]))[1]

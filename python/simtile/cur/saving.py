@@ -21,14 +21,15 @@ from simtile.cur.item_matrix import dequantized, quantized
 from simtile.cur.journal import ScoreJournal
 from simtile.cur.knowledge import Knowledge
 from simtile.cur.learned import Learned
+from simtile.cur.lexical import LexicalEncoder
 from simtile.cur.posterior import Choice
 from simtile.cur.retrieval import Retrieval, RetrieverFunction
 from simtile.cur.scorers import Scorer
 
 __all__ = ["load", "save"]
 
-FORMAT = 4
-_SAVED = ("mean", "query_mean", "latent_map", "latent_variance")
+FORMAT = 5
+_SAVED = ("mean", "weights", "weight_variance", "query_mean", "latent_map", "latent_variance")
 """Arrays of `Learned` that are kept as they are."""
 
 
@@ -40,7 +41,6 @@ def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, que
         "scorer": shop.scorer.version,
         "rank": knowledge.rank,
         "dtype": knowledge.dtype,
-        "embedding_weight": learned.embedding_weight,
         "offset": learned.offset,
         "offset_variance": learned.offset_variance,
         "residual_variance": learned.residual_variance,
@@ -54,11 +54,17 @@ def save(path: Path, shop: Shop, retrieval: Retrieval, knowledge: Knowledge, que
     except TypeError as error:
         raise TypeError(f"items, queries: JSON values, to be saved; {error}") from error
     arrays: dict[str, Any] = {"allowed": retrieval.allowed, **{name: getattr(learned, name) for name in _SAVED}}
-    for name, vectors in (("factors", learned.factors), ("embeddings", retrieval.embeddings)):
+    vectors_of = {"factors": learned.factors, "embeddings": retrieval.embeddings, "words": retrieval.words}
+    for name, vectors in vectors_of.items():
         if vectors is not None:
             arrays.update({f"{name}.{part}": array for part, array in quantized(vectors, knowledge.dtype).items()})
-    if knowledge.query_embeddings is not None:
-        arrays["query_embeddings"] = knowledge.query_embeddings
+    if retrieval.lexical is not None:
+        arrays |= {
+            "lexical.frequencies": retrieval.lexical.frequencies,
+            "lexical.components": retrieval.lexical.components,
+        }
+    if knowledge.query_features is not None:
+        arrays["query_features"] = knowledge.query_features
     if knowledge.listed:
         arrays["listed"] = np.concatenate(knowledge.listed)
         arrays["listed_counts"] = np.array([len(ids) for ids in knowledge.listed])
@@ -84,15 +90,19 @@ def load(
         )
     arrays = read_arrays(path / "arrays.safetensors")
     items, dtype = description["items"], description["dtype"]
-    embeddings = _vectors(arrays, "embeddings")
-    retrieval = Retrieval(len(items), embeddings, function, dtype)
+    lexical = None
+    if "lexical.components" in arrays:
+        lexical = LexicalEncoder(arrays["lexical.frequencies"], arrays["lexical.components"])
+    retrieval = Retrieval(
+        len(items), _vectors(arrays, "embeddings"), function, dtype, lexical, _vectors(arrays, "words")
+    )
     retrieval.allowed = arrays["allowed"].copy()
-    knowledge = Knowledge(description["rank"], dtype, arrays.get("query_embeddings"))
+    knowledge = Knowledge(description["rank"], dtype, arrays.get("query_features"))
     if "listed" in arrays:
         knowledge.listed = np.split(arrays["listed"], np.cumsum(arrays["listed_counts"])[:-1])
     factors = _vectors(arrays, "factors")
     assert factors is not None
-    names = ("embedding_weight", "offset", "offset_variance", "residual_variance")
+    names = ("offset", "offset_variance", "residual_variance")
     kept: dict[str, Any] = {name: arrays[name] for name in _SAVED} | {name: description[name] for name in names}
     learned = Learned(factors=factors.astype(np.float64), **kept)
     journal = ScoreJournal.read(path / "scores.journal", version=scorer.version)

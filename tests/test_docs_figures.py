@@ -69,6 +69,17 @@ def test_a_figure_written_by_hand_is_noticed():
     )
 
 
+@pytest.mark.parametrize("kind", ["dense", "sparse", "dense-words", "sparse-words"])
+@pytest.mark.parametrize("data", ["maxsim", "cross-encoder"])
+def test_auto_was_nowhere_worse_than_reranking_or_the_controls(data, kind):
+    ours = [row for row in tables.read(f"cur-{data}-{kind}")["rows"] if row["method"] == "auto"]
+    assert len(ours) == 30
+    for row in ours:
+        assert row["gain_over_rerank"] >= -row["gain_over_rerank_error"]
+        for control in ("popularity", "half_and_half"):
+            assert row[f"gain_over_{control}"] >= -row[f"gain_over_{control}_error"]
+
+
 @pytest.mark.parametrize("name", ["cur-maxsim-dense", "cur-cross-encoder-dense"])
 def test_what_the_page_on_cross_encoders_says_of_its_tables_holds(name):
     recalls: dict[tuple[str, int, int], dict[str, float]] = {}

@@ -41,7 +41,7 @@ def with_little_memory(call: str, mebibytes: float) -> str:
         ("graph_add", 8, "MemoryError"),
         ("lse", 100, "MemoryError"),
         ("stats", 1, "MemoryError|done"),
-        ("range", 64, "MemoryError"),
+        ("range", 64, "MemoryError|RuntimeError num_threads"),  # the hits, or the next block's thread
         ("threads", 64, "RuntimeError num_threads|MemoryError"),  # a stack, or what a thread starts with
     ],
 )
@@ -184,10 +184,14 @@ def test_a_change_of_a_graph_index_is_finished_before_a_signal_is_seen(large: An
 
     before = signal.signal(signal.SIGALRM, ring)
     try:
-        with pytest.raises(Beep):
-            interrupted()
+        for _ in range(20):  # on a busy machine the signal may come before the change has begun
+            with pytest.raises(Beep):
+                interrupted()
+            if len(index) > 500:
+                break
     finally:
         signal.signal(signal.SIGALRM, before)
+    assert len(index) == len(whole) == 3000
     for ours, wanted in zip(index.search(rows[::50], 5), whole.search(rows[::50], 5), strict=True):
         np.testing.assert_array_equal(ours, wanted)
 

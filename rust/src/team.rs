@@ -73,8 +73,10 @@ pub fn run(threads: usize, work: impl Fn(&Team) + Sync) {
     thread::scope(|scope| {
         for started in 1..threads {
             let joining = || following(state.stopped.clone(), || member(false));
-            let fits = !scarce || has_room_for::<u8>(STARTING);
-            if !fits || thread::Builder::new().stack_size(STACK).spawn_scoped(scope, joining).is_err() {
+            if scarce && !has_room_for::<u8>(STARTING) {
+                return state.stop(Box::new(Stopped::Memory(STARTING)));
+            }
+            if thread::Builder::new().stack_size(STACK).spawn_scoped(scope, joining).is_err() {
                 return state.stop(Box::new(Stopped::Threads(threads)));
             }
             while scarce && state.gate().waiting < started {

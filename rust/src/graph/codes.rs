@@ -62,8 +62,11 @@ pub(super) struct Scalars {
 }
 
 const SCALARS: usize = size_of::<Scalars>();
-/// Where a begins in them.
-const LIFT: usize = std::mem::offset_of!(Scalars, lift);
+/// Their places.
+pub(super) const UNIT: usize = std::mem::offset_of!(Scalars, unit) / size_of::<f32>();
+pub(super) const OFFSET: usize = std::mem::offset_of!(Scalars, offset) / size_of::<f32>();
+pub(super) const LIFT: usize = std::mem::offset_of!(Scalars, lift) / size_of::<f32>();
+pub(super) const ESTIMATE: usize = std::mem::offset_of!(Scalars, estimate) / size_of::<f32>();
 
 impl Layout {
     pub(super) fn new(d: usize) -> Layout {
@@ -107,22 +110,29 @@ impl Layout {
         self.shift(to)
     }
 
-    /// Σ (m u − l) v from the record's u, v (`room`, 0 beyond d) and `shift`, −l Σ v.
+    /// Σ (m u − l) v from each record's u, v (`room`, 0 beyond d) and `shift`, −l Σ v.
     ///
     /// # Safety
-    /// `S` is there; both are that long.
+    /// `S` is there; all are that long.
     #[inline(always)]
-    pub(super) unsafe fn product<S: Simd>(&self, u: *const u8, v: *const i8, shift: i32) -> i32 {
+    pub(super) unsafe fn products<S: Simd, const N: usize>(
+        &self,
+        u: [*const u8; N],
+        v: *const i8,
+        shift: i32,
+    ) -> [i32; N] {
         let (m, _) = self.levels();
         // SAFETY: the caller's promise.
-        let sum = unsafe {
+        let sums = unsafe {
             if self.halved() {
-                dot_half_bytes::<S>(u, v, v.add(self.code_bytes), self.code_bytes)
+                dot_half_bytes::<S, N>(u, v, v.add(self.code_bytes), self.code_bytes)
             } else {
-                dot_bytes::<S>(u, v, self.code_bytes)
+                dot_bytes::<S, N>(u, v, self.code_bytes)
             }
         };
-        m * sum + shift
+        let mut products = sums;
+        products.iter_mut().for_each(|sum| *sum = m * *sum + shift);
+        products
     }
 
     /// −l Σ v
@@ -138,20 +148,14 @@ impl Layout {
         (if self.halved() { HALF_BYTE_ERROR } else { bytes }) / d.sqrt()
     }
 
-    /// The scalars in the record (of signs, or else of codes) at `record`.
-    ///
-    /// # Safety
-    /// `record` points to such a record.
-    #[inline(always)]
-    pub(super) unsafe fn scalars(&self, record: *const u8) -> Scalars {
-        let bytes = if self.sign_bytes > 0 { self.sign_bytes } else { self.code_bytes };
-        // SAFETY: the scalars are the record's last bytes; any bits are valid floats.
-        unsafe { record.add(bytes - SCALARS).cast::<Scalars>().read_unaligned() }
+    /// Where the scalars are in a record (of signs, or else of codes): its last bytes.
+    pub(super) fn scalars_at(&self) -> usize {
+        (if self.sign_bytes > 0 { self.sign_bytes } else { self.code_bytes }) - SCALARS
     }
 
     /// Another a in a record that has scalars.
     pub(super) fn set_lift(&self, record: &mut [u8], lift: f32) {
-        let at = record.len() - SCALARS + LIFT;
+        let at = record.len() - SCALARS + LIFT * size_of::<f32>();
         record[at..at + size_of::<f32>()].copy_from_slice(&lift.to_le_bytes());
     }
 }
@@ -175,17 +179,20 @@ pub(super) struct Coder {
 /// Σ u v over `len` bytes, a multiple of a cache line.
 ///
 /// # Safety
-/// `S` is there; both point to `len` bytes.
+/// `S` is there; all point to `len` bytes.
 #[inline(always)]
-unsafe fn dot_bytes<S: Simd>(u: *const u8, v: *const i8, len: usize) -> i32 {
+unsafe fn dot_bytes<S: Simd, const N: usize>(u: [*const u8; N], v: *const i8, len: usize) -> [i32; N] {
     let step = 4 * S::W;
     // SAFETY: the caller's promise, and a cache line is a multiple of every vector.
     unsafe {
-        let mut sums = S::splat(0.0);
+        let mut sums = [S::splat(0.0); N];
         for at in (0..len).step_by(step) {
-            sums = S::dot_i8(S::load(u.add(at).cast()), S::load(v.add(at).cast()), sums);
+            let v = S::load(v.add(at).cast());
+            for (sum, u) in sums.iter_mut().zip(u) {
+                *sum = S::dot_i8(S::load(u.add(at).cast()), v, *sum);
+            }
         }
-        S::sum_i32(sums)
+        S::sums_i32(sums)
     }
 }
 
@@ -194,16 +201,23 @@ unsafe fn dot_bytes<S: Simd>(u: *const u8, v: *const i8, len: usize) -> i32 {
 /// # Safety
 /// `S` is there; all point to `len` bytes, a multiple of a cache line.
 #[inline(always)]
-unsafe fn dot_half_bytes<S: Simd>(u: *const u8, low: *const i8, high: *const i8, len: usize) -> i32 {
+unsafe fn dot_half_bytes<S: Simd, const N: usize>(
+    u: [*const u8; N],
+    low: *const i8,
+    high: *const i8,
+    len: usize,
+) -> [i32; N] {
     let step = 4 * S::W;
     // SAFETY: as above.
     unsafe {
-        let mut sums = S::splat(0.0);
+        let mut sums = [S::splat(0.0); N];
         for at in (0..len).step_by(step) {
-            sums =
-                S::dot_u4(S::load(u.add(at).cast()), S::load(low.add(at).cast()), S::load(high.add(at).cast()), sums);
+            let (low, high) = (S::load(low.add(at).cast()), S::load(high.add(at).cast()));
+            for (sum, u) in sums.iter_mut().zip(u) {
+                *sum = S::dot_u4(S::load(u.add(at).cast()), low, high, *sum);
+            }
         }
-        S::sum_i32(sums)
+        S::sums_i32(sums)
     }
 }
 

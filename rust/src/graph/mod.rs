@@ -285,6 +285,7 @@ impl Kernel for Ask<'_> {
     type Out = ();
     #[inline(always)]
     unsafe fn run<S: Simd, const MR: usize>(self) {
-        self.coder.ask::<S>(self.x, self.item, self.query);
+        // SAFETY: `S` is the caller's promise.
+        unsafe { self.coder.ask::<S>(self.x, self.item, self.query) };
     }
 }

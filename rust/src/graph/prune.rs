@@ -5,6 +5,7 @@
 //!
 //! [1] Subramanya et al., DiskANN, NeurIPS 2019.
 
+use super::codes::Scalars;
 use super::walk::Terrain;
 use crate::simd::{Kernel, Simd, prefetch};
 
@@ -53,10 +54,11 @@ pub(super) struct Prune<'a> {
 #[inline(always)]
 unsafe fn point<S: Simd>(terrain: &Terrain, vertex: u32, codes: &mut [i8]) -> Point {
     let shift = terrain.layout.signed(terrain.code(vertex), codes);
+    let (records, stride) = terrain.scalars();
     // SAFETY: records of this layout.
     let (scalars, square) = unsafe {
-        let sum = terrain.layout.product::<S>(terrain.code(vertex).as_ptr(), codes.as_ptr(), shift);
-        (terrain.layout.scalars(terrain.record(vertex).as_ptr()), sum as f32)
+        let sum = terrain.layout.products::<S, 1>([terrain.code(vertex).as_ptr()], codes.as_ptr(), shift);
+        (records.add(vertex as usize * stride).cast::<Scalars>().read_unaligned(), sum[0] as f32)
     };
     let (unit, lift) = (scalars.unit, scalars.lift);
     Point { unit, lift, square: square * (unit * unit) + lift * lift, shift }
@@ -69,7 +71,8 @@ unsafe fn point<S: Simd>(terrain: &Terrain, vertex: u32, codes: &mut [i8]) -> Po
 #[inline(always)]
 unsafe fn distance<S: Simd>(terrain: &Terrain, vertex: u32, point: &Point, to: &Point, to_codes: &[i8]) -> f32 {
     // SAFETY: records of this layout.
-    let sum = unsafe { terrain.layout.product::<S>(terrain.code(vertex).as_ptr(), to_codes.as_ptr(), to.shift) };
+    let [sum] =
+        unsafe { terrain.layout.products::<S, 1>([terrain.code(vertex).as_ptr()], to_codes.as_ptr(), to.shift) };
     point.square + to.square - 2.0 * (sum as f32 * (point.unit * to.unit) + point.lift * to.lift)
 }
 

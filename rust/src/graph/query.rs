@@ -1,6 +1,6 @@
 //! Vectors as they ask.
 
-use super::codes::{Coder, Layout, Scalars, inverse_of, unit_of};
+use super::codes::{Coder, ESTIMATE, LIFT, Layout, OFFSET, UNIT, inverse_of, unit_of};
 use crate::exact::{Metric, dot};
 use crate::simd::Simd;
 use crate::simd::signs::Weights;
@@ -62,44 +62,73 @@ impl Query {
         self.unit
     }
 
-    /// What [`Query::score`] wants of an item's code record.
+    /// What [`Query::scores`] wants of items' code records.
     ///
     /// # Safety
-    /// `S` is there; `code` points to a code record of this query's layout.
+    /// `S` is there; `codes` point to code records of this query's layout.
     #[inline(always)]
-    pub(super) unsafe fn product<S: Simd>(&self, code: *const u8) -> i32 {
+    pub(super) unsafe fn products<S: Simd, const N: usize>(&self, codes: [*const u8; N]) -> [i32; N] {
         // SAFETY: the caller's promise.
-        unsafe { self.layout.product::<S>(code, self.codes.as_ptr(), self.shift) }
+        unsafe { self.layout.products::<S, N>(codes, self.codes.as_ptr(), self.shift) }
     }
 
-    /// The score of an item from its product.
+    /// The scores of items from their products and their scalars.
+    ///
+    /// # Safety
+    /// `S` is there.
     #[inline(always)]
-    pub(super) fn score(&self, product: i32, item: Scalars) -> f32 {
-        product as f32 * (self.unit * item.unit) + (self.offset_factor * item.offset + self.lift_factor * item.lift)
+    pub(super) unsafe fn scores<S: Simd>(&self, products: S::V, items: [S::V; 4]) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let unit = S::mul(S::splat(self.unit), items[UNIT]);
+            S::add(S::mul(S::i32_to_f32(products), unit), self.raised::<S>(items))
+        }
     }
 
-    /// What [`Query::ceiling`] wants of each of these sign records.
+    /// What [`Query::ceilings`] wants of each of these sign records: what their ones weigh more than their zeros.
     ///
     /// # Safety
     /// `S` is there, and was when the query was made; `signs` points to the records of `which`, of this query's layout.
     #[inline(always)]
-    pub(super) unsafe fn weigh<S: Simd>(&self, signs: *const u8, which: &[u32], sums: &mut [i32]) {
+    pub(super) unsafe fn weigh<S: Simd>(&self, signs: *const u8, which: &[u32], weights: &mut [i32]) {
         // SAFETY: the caller's promise.
-        unsafe { self.weights.sums::<S>(signs, which, sums) };
+        unsafe { self.weights.sums::<S>(signs, which, weights) };
+        weights[..which.len()].iter_mut().for_each(|w| *w = 2 * *w - self.total);
     }
 
-    /// The largest score that an item has, as far as its signs tell, over whose ones small w have the `sum`.
+    /// The largest scores that items have, as far as their signs tell.
+    ///
+    /// # Safety
+    /// `S` is there.
     #[inline(always)]
-    pub(super) fn ceiling(&self, sum: i32, item: Scalars) -> f32 {
-        let estimate = (2 * sum - self.total) as f32 * self.step;
-        item.estimate * (estimate + self.slack) + (self.offset_factor * item.offset + self.lift_factor * item.lift)
+    pub(super) unsafe fn ceilings<S: Simd>(&self, weights: S::V, items: [S::V; 4]) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let estimate = S::mul(S::i32_to_f32(weights), S::splat(self.step));
+            S::add(S::mul(items[ESTIMATE], S::add(estimate, S::splat(self.slack))), self.raised::<S>(items))
+        }
+    }
+
+    /// β o + γ a
+    ///
+    /// # Safety
+    /// `S` is there.
+    #[inline(always)]
+    unsafe fn raised<S: Simd>(&self, items: [S::V; 4]) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            S::add(S::mul(S::splat(self.offset_factor), items[OFFSET]), S::mul(S::splat(self.lift_factor), items[LIFT]))
+        }
     }
 }
 
 impl Coder {
     /// `x` as it asks; `item`: it is one, and asks for what is near it.
+    ///
+    /// # Safety
+    /// `S` is there.
     #[inline(always)]
-    pub(super) fn ask<S: Simd>(&self, x: &[f32], item: bool, query: &mut Query) {
+    pub(super) unsafe fn ask<S: Simd>(&self, x: &[f32], item: bool, query: &mut Query) {
         let d = self.layout.d;
         let square = dot(x, x);
         let l2 = self.metric == Metric::SquaredL2;
@@ -139,7 +168,8 @@ impl Coder {
             for (small, w) in query.small.iter_mut().zip(&query.vector) {
                 *small = nearest((w * inverse).clamp(-HALF, HALF - 1.0));
             }
-            query.weights.set::<S>(&query.small);
+            // SAFETY: the caller's promise.
+            unsafe { query.weights.set::<S>(&query.small) };
             (query.step, query.total) = (step, query.small.iter().map(|&w| i32::from(w)).sum());
             query.slack = (SLACK * norm) as f32;
         }

@@ -8,7 +8,7 @@
 use super::codes::Layout;
 use super::pool::{Pool, Seen, vertex_of};
 use super::query::Query;
-use crate::simd::{Kernel, Simd, prefetch};
+use crate::simd::{Kernel, MOST_LANES, Simd, prefetch};
 
 /// No edge.
 pub(super) const NONE: u32 = u32::MAX;
@@ -46,6 +46,16 @@ impl<'a> Terrain<'a> {
         }
     }
 
+    /// Where the first vertex's scalars are, and how far it is to the next's.
+    #[inline(always)]
+    pub(super) fn scalars(&self) -> (*const u8, usize) {
+        let (records, bytes) = match self.layout.sign_bytes {
+            0 => (self.codes, self.layout.code_bytes),
+            bytes => (self.signs, bytes),
+        };
+        (records.as_ptr().wrapping_add(self.layout.scalars_at()), bytes)
+    }
+
     #[inline(always)]
     fn vector(&self, vertex: u32) -> &'a [f32] {
         &self.vectors[vertex as usize * self.layout.d..][..self.layout.d]
@@ -62,32 +72,31 @@ pub(super) struct Lane {
     pub(super) query: Query,
     pub(super) pool: Pool,
     seen: Seen,
-    fresh: Vec<u32>,
+    /// Vertices that are looked at; beyond `count` any that the graph has.
+    near: Vec<u32>,
+    count: usize,
     /// Of each of them.
     sums: Vec<i32>,
-    /// Vertices at the front of `fresh` that are still hoped for.
-    count: usize,
     /// The vertex whose edges are followed.
     vertex: Option<u32>,
 }
 
 impl Lane {
     pub(super) fn new(layout: &Layout) -> Lane {
-        let query = Query::new(layout);
         Lane {
-            query,
+            query: Query::new(layout),
             pool: Pool::new(),
             seen: Seen::new(),
-            fresh: Vec::new(),
-            sums: Vec::new(),
+            near: Vec::new(),
             count: 0,
+            sums: Vec::new(),
             vertex: None,
         }
     }
 }
 
-/// Vertices that are judged at once: the compiler makes vectors of them.
-const GROUP: usize = 8;
+/// Code records that are multiplied at once.
+const TOGETHER: usize = 4;
 
 /// Lanes of a walk.
 pub(super) const LANES: usize = 4;
@@ -115,49 +124,63 @@ impl Kernel for Walk<'_> {
             lane.seen.clear(terrain.vertices());
             lane.pool.clear(breadth.max(1));
             let most = terrain.degree.max(terrain.entries.len()).max(others.len());
-            lane.fresh.resize(most, 0);
-            lane.sums.resize(most.next_multiple_of(GROUP), 0);
-            lane.meet(&terrain, terrain.entries);
+            // A vector more than the last begins in.
+            let room = most.next_multiple_of(MOST_LANES);
+            lane.near.clear();
+            lane.near.resize(room, 0);
+            lane.sums.resize(room, 0);
+            // SAFETY: `S` is the caller's promise.
+            unsafe { lane.meet::<S>(&terrain, terrain.entries) };
         }
         let mut going = true;
         while going {
-            // SAFETY: `S` is the caller's promise.
-            unsafe { take_in::<S>(&terrain, lanes) };
             going = false;
-            for lane in lanes.iter_mut() {
-                let before = lane.vertex;
-                lane.vertex = lane.pool.follow();
-                if before.is_some() && lane.vertex.is_none() {
-                    for &key in lane.pool.keys().iter().take(wanted) {
-                        prefetch(terrain.vector(vertex_of(key)).as_ptr(), 4 * terrain.layout.d);
-                    }
+            // SAFETY: as above.
+            unsafe {
+                for lane in lanes.iter_mut() {
+                    lane.sift::<S>(&terrain);
                 }
-                if let Some(vertex) = lane.vertex {
-                    prefetch(terrain.edges(vertex).as_ptr(), 4 * terrain.degree);
-                    going = true;
+                for lane in lanes.iter_mut() {
+                    lane.rank::<S>(&terrain);
+                    going |= lane.choose(&terrain, wanted);
                 }
-            }
-            for lane in lanes.iter_mut() {
-                lane.meet(&terrain, lane.vertex.map_or(&[], |vertex| terrain.edges(vertex)));
+                for lane in lanes.iter_mut() {
+                    lane.meet::<S>(&terrain, lane.vertex.map_or(&[], |vertex| terrain.edges(vertex)));
+                }
             }
         }
-        if !others.is_empty() {
-            lanes.iter_mut().for_each(|lane| lane.meet(&terrain, others));
+        for lane in lanes.iter_mut().filter(|_| !others.is_empty()) {
             // SAFETY: as above.
-            unsafe { take_in::<S>(&terrain, lanes) };
+            unsafe {
+                lane.meet::<S>(&terrain, others);
+                lane.sift::<S>(&terrain);
+                lane.rank::<S>(&terrain);
+            }
         }
     }
 }
 
 impl Lane {
-    /// Those of `vertices` that were not met before are the lane's next.
+    /// Those of `vertices`, which differ, that were not met before are the lane's next.
+    ///
+    /// # Safety
+    /// `S` is there.
     #[inline(always)]
-    fn meet(&mut self, terrain: &Terrain, vertices: &[u32]) {
-        // NONE, and what a damaged file may hold for a vertex, is never new.
-        self.count = self.seen.first(vertices, &mut self.fresh);
-        for &vertex in &self.fresh[..self.count] {
-            let record = terrain.record(vertex);
-            prefetch(record.as_ptr(), record.len());
+    unsafe fn meet<S: Simd>(&mut self, terrain: &Terrain, vertices: &[u32]) {
+        // A row ends with NONE; what a damaged file may hold for a vertex is taken for the last.
+        let last = terrain.vertices().saturating_sub(1) as u32;
+        for (near, vertex) in self.near.iter_mut().zip(vertices) {
+            *near = (*vertex).min(last);
+        }
+        let count = vertices.iter().rposition(|&vertex| vertex != NONE).map_or(0, |at| at + 1);
+        // SAFETY: the caller's promise; `near` has room for whole vectors.
+        self.count = unsafe { self.seen.first::<S>(&mut self.near, count) };
+        let (records, bytes) = match terrain.layout.sign_bytes {
+            0 => (terrain.codes, terrain.layout.code_bytes),
+            bytes => (terrain.signs, bytes),
+        };
+        for &vertex in &self.near[..self.count] {
+            prefetch(records.as_ptr().wrapping_add(vertex as usize * bytes), bytes);
         }
     }
 
@@ -167,23 +190,27 @@ impl Lane {
     /// `S` is there.
     #[inline(always)]
     unsafe fn sift<S: Simd>(&mut self, terrain: &Terrain) {
-        let (layout, floor) = (&terrain.layout, self.pool.floor());
-        // SAFETY: `S` is the caller's promise; what is fresh has records.
-        unsafe { self.query.weigh::<S>(terrain.signs.as_ptr(), &self.fresh[..self.count], &mut self.sums) };
-        let mut hopeful = 0;
-        for from in (0..self.count).step_by(GROUP) {
-            let group = self.group(from);
-            // SAFETY: records of this layout.
-            let items = group.map(|v| unsafe { layout.scalars(terrain.record(v).as_ptr()) });
-            let ceilings: [f32; GROUP] = std::array::from_fn(|t| self.query.ceiling(self.sums[from + t], items[t]));
-            for t in 0..GROUP.min(self.count - from) {
-                self.fresh[hopeful] = group[t];
-                hopeful += usize::from(ceilings[t] >= floor);
+        if terrain.layout.sign_bytes == 0 {
+            return;
+        }
+        let (count, mut hopeful) = (self.count, 0);
+        let (scalars, stride) = terrain.scalars();
+        // SAFETY: `S` is the caller's promise; vertices that are near have records, and they and sums have room for whole vectors.
+        unsafe {
+            self.query.weigh::<S>(terrain.signs.as_ptr(), &self.near[..count], &mut self.sums);
+            let floor = S::splat(self.pool.floor());
+            for from in (0..count).step_by(S::W) {
+                let near = self.near.as_mut_ptr();
+                let items = S::load_columns(scalars, stride, near.add(from));
+                let ceilings = self.query.ceilings::<S>(S::load(self.sums.as_ptr().add(from).cast()), items);
+                let mask = !S::gt(floor, ceilings) & lanes(S::W.min(count - from));
+                S::pack(near.add(from), mask, near.add(hopeful));
+                hopeful += mask.count_ones() as usize;
             }
         }
         self.count = hopeful;
-        for &vertex in &self.fresh[..hopeful] {
-            prefetch(terrain.code(vertex).as_ptr(), layout.code_bytes);
+        for &vertex in &self.near[..self.count] {
+            prefetch(terrain.code(vertex).as_ptr(), terrain.layout.code_bytes);
         }
     }
 
@@ -193,46 +220,55 @@ impl Lane {
     /// `S` is there.
     #[inline(always)]
     unsafe fn rank<S: Simd>(&mut self, terrain: &Terrain) {
-        let layout = &terrain.layout;
-        for (sum, &vertex) in self.sums.iter_mut().zip(&self.fresh[..self.count]) {
-            // SAFETY: a record of this layout; `S` is the caller's promise.
-            *sum = unsafe { self.query.product::<S>(terrain.code(vertex).as_ptr()) };
+        let count = self.count;
+        let (scalars, stride) = terrain.scalars();
+        let (near, sums) = (&self.near[..], &mut self.sums[..]);
+        for (near, sums) in
+            near.chunks_exact(TOGETHER).zip(sums.chunks_exact_mut(TOGETHER)).take(count.div_ceil(TOGETHER))
+        {
+            let mut codes = [std::ptr::null(); TOGETHER];
+            for (code, vertex) in codes.iter_mut().zip(near) {
+                *code = terrain.code(*vertex).as_ptr();
+            }
+            // SAFETY: records of this layout; `S` is the caller's promise.
+            sums.copy_from_slice(&unsafe { self.query.products::<S, TOGETHER>(codes) });
         }
-        for from in (0..self.count).step_by(GROUP) {
-            let group = self.group(from);
-            // SAFETY: records of this layout.
-            let items = group.map(|v| unsafe { layout.scalars(terrain.record(v).as_ptr()) });
-            let scores: [f32; GROUP] = std::array::from_fn(|t| self.query.score(self.sums[from + t], items[t]));
-            for t in 0..GROUP.min(self.count - from) {
-                if scores[t] >= self.pool.floor() {
-                    self.pool.insert(scores[t], group[t]);
-                }
+        for from in (0..count).step_by(S::W) {
+            let mut scores = [0f32; MOST_LANES];
+            // SAFETY: as in `sift`; there is room for a vector.
+            let mut mask = unsafe {
+                let items = S::load_columns(scalars, stride, near[from..].as_ptr());
+                let of = self.query.scores::<S>(S::load(sums.as_ptr().add(from).cast()), items);
+                S::store(scores.as_mut_ptr(), of);
+                !S::gt(S::splat(self.pool.floor()), of) & lanes(S::W.min(count - from))
+            };
+            while mask != 0 {
+                let t = mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                // SAFETY: the caller's promise.
+                unsafe { self.pool.insert::<S>(scores[t], near[from + t]) };
             }
         }
     }
 
-    /// The next of what is fresh, the last of it again and again where there are no more.
+    /// The vertex whose edges are followed next, if there is one; after the last, vectors are what is read next.
     #[inline(always)]
-    fn group(&self, from: usize) -> [u32; GROUP] {
-        std::array::from_fn(|t| self.fresh[self.count.min(from + t + 1) - 1])
+    fn choose(&mut self, terrain: &Terrain, wanted: usize) -> bool {
+        let before = self.vertex;
+        self.vertex = self.pool.follow();
+        if before.is_some() && self.vertex.is_none() {
+            for &key in self.pool.keys().iter().take(wanted) {
+                prefetch(terrain.vector(vertex_of(key)).as_ptr(), 4 * terrain.layout.d);
+            }
+        }
+        if let Some(vertex) = self.vertex {
+            prefetch(terrain.edges(vertex).as_ptr(), 4 * terrain.degree);
+        }
+        self.vertex.is_some()
     }
 }
 
-/// What the lanes met comes into their pools, as far as it belongs there.
-///
-/// # Safety
-/// `S` is there.
-#[inline(always)]
-unsafe fn take_in<S: Simd>(terrain: &Terrain, lanes: &mut [Lane]) {
-    let layout = &terrain.layout;
-    if layout.sign_bytes > 0 {
-        for lane in lanes.iter_mut() {
-            // SAFETY: the caller's promise.
-            unsafe { lane.sift::<S>(terrain) };
-        }
-    }
-    for lane in lanes.iter_mut() {
-        // SAFETY: the caller's promise.
-        unsafe { lane.rank::<S>(terrain) };
-    }
+/// As many of the lowest bits.
+fn lanes(count: usize) -> u32 {
+    (1 << count) - 1
 }

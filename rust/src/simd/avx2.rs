@@ -159,10 +159,6 @@ impl Simd for Avx2 {
             float(_mm256_add_epi32(int(c), _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))))
         }
     }
-    #[inline(always)]
-    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
-        unsafe { super::portable::weigh_ones(b, p, stride, words) }
-    }
     const LOOKS_UP: bool = true;
     #[inline(always)]
     unsafe fn look_up(table: &[[u8; 16]], records: *const u8, stride: usize, which: &[u32]) -> [u16; 32] {

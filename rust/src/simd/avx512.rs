@@ -1,6 +1,6 @@
 //! AVX-512: 16 lanes, tiles of 12 x 32 (24 accumulators, 2 columns of B, A broadcast from memory).
 
-use super::{Kernel, Simd};
+use super::{KEYS, Kernel, Simd};
 use std::arch::x86_64::*;
 use std::mem::transmute;
 
@@ -26,6 +26,9 @@ pub unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
 
 type V = __m512;
 
+/// Blocks of sorted keys from which a search for the place, and moving what follows, is faster than going through them.
+const MOST_BLOCKS: usize = 16;
+
 #[inline(always)]
 unsafe fn int(v: V) -> __m512i {
     // SAFETY: same bits; the features are the caller's promise (so in all of this file).
@@ -43,6 +46,45 @@ unsafe fn round_bf16(v: V) -> __m512i {
     unsafe {
         let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(int(v)), _mm512_set1_epi32(1));
         _mm512_srli_epi32::<16>(_mm512_add_epi32(_mm512_add_epi32(int(v), _mm512_set1_epi32(0x7fff)), odd))
+    }
+}
+
+/// In every quarter, the sums of both halves of a's quarter, then of b's.
+#[inline(always)]
+unsafe fn add_halves(a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: as above.
+    unsafe { _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)) }
+}
+/// The sums of four 32-bit integers over the quarters, as many as there is room for.
+#[inline(always)]
+unsafe fn store_four(v: __m512i, to: &mut [i32]) {
+    // SAFETY: as above.
+    unsafe {
+        let v = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64::<1>(v));
+        let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+        match to {
+            [_, _, _, _] => _mm_storeu_si128(to.as_mut_ptr().cast(), v),
+            _ => to.copy_from_slice(&transmute::<__m128i, [i32; 4]>(v)[..to.len()]),
+        }
+    }
+}
+/// What a record's ones weigh, in words of 64 bits, whose lower halves are then those of 32; see [`Simd::weigh_ones`].
+#[inline(always)]
+unsafe fn weigh(record: *const u8, p: *const u8, stride: usize, words: usize) -> __m512i {
+    // SAFETY: as above.
+    unsafe {
+        let mut sums = _mm512_setzero_si512();
+        for at in (0..8 * words).step_by(64) {
+            let word = _mm512_loadu_si512(record.add(at).cast());
+            let mut ones = [_mm512_setzero_si512(); 3];
+            for (t, ones) in ones.iter_mut().enumerate() {
+                let plane = _mm512_loadu_si512(p.add(t * stride + at).cast());
+                *ones = _mm512_popcnt_epi64(_mm512_and_si512(word, plane));
+            }
+            let high = _mm512_sub_epi64(ones[1], _mm512_slli_epi64::<1>(ones[2]));
+            sums = _mm512_add_epi64(sums, _mm512_add_epi64(ones[0], _mm512_slli_epi64::<1>(high)));
+        }
+        sums
     }
 }
 
@@ -162,26 +204,138 @@ impl<const DOT: bool> Simd for Avx512<DOT> {
         }
     }
     #[inline(always)]
-    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
+    unsafe fn planes(w: *const i8) -> [u64; 3] {
+        unsafe {
+            let w = int(Self::load(w.cast()));
+            [
+                _mm512_test_epi8_mask(w, _mm512_set1_epi8(1)),
+                _mm512_test_epi8_mask(w, _mm512_set1_epi8(2)),
+                _mm512_test_epi8_mask(w, _mm512_set1_epi8(4)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn weigh_ones(
+        records: *const u8,
+        which: &[u32],
+        p: *const u8,
+        stride: usize,
+        words: usize,
+        sums: &mut [i32],
+    ) {
         unsafe {
             if !DOT {
-                return super::portable::weigh_ones(b, p, stride, words);
+                return super::portable::weigh_ones(records, which, p, stride, words, sums);
             }
-            let load = |p: *const u8| int(Self::load(p.cast()));
-            let mut sums = _mm512_setzero_si512();
-            for at in (0..8 * words).step_by(64) {
-                let word = load(b.add(at));
-                let ones = |t: usize| _mm512_popcnt_epi64(_mm512_and_si512(word, load(p.add(t * stride + at))));
-                // Lanes of 64 bits would borrow from their upper halves: the sum is that of 32-bit lanes.
-                let high = _mm512_sub_epi32(ones(1), _mm512_slli_epi32::<1>(ones(2)));
-                sums = _mm512_add_epi32(sums, _mm512_add_epi32(ones(0), _mm512_slli_epi32::<1>(high)));
+            for (which, sums) in which.chunks(4).zip(sums.chunks_mut(4)) {
+                // The last again and again where there are no more.
+                let record = |r: usize| records.add(which[r.min(which.len() - 1)] as usize * stride);
+                let (a, b) = (weigh(record(0), p, stride, words), weigh(record(1), p, stride, words));
+                let ab = _mm512_mask_shuffle_epi32::<0xa0>(a, 0xaaaa, b);
+                let (c, d) = (weigh(record(2), p, stride, words), weigh(record(3), p, stride, words));
+                let cd = _mm512_mask_shuffle_epi32::<0xa0>(c, 0xaaaa, d);
+                store_four(add_halves(ab, cd), sums);
             }
-            _mm512_reduce_add_epi32(sums)
         }
     }
     #[inline(always)]
     unsafe fn sum_i32(v: V) -> i32 {
         unsafe { _mm512_reduce_add_epi32(int(v)) }
+    }
+    #[inline(always)]
+    unsafe fn sums_i32<const N: usize>(v: [V; N]) -> [i32; N] {
+        let mut sums = [0; N];
+        unsafe {
+            for (to, v) in sums.chunks_mut(4).zip(v.chunks(4)) {
+                if let [a, b, c, d] = *v {
+                    let (a, b, c, d) = (int(a), int(b), int(c), int(d));
+                    let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+                    let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+                    store_four(add_halves(ab, cd), to);
+                } else {
+                    for (to, v) in to.iter_mut().zip(v) {
+                        *to = Self::sum_i32(*v);
+                    }
+                }
+            }
+        }
+        sums
+    }
+    #[inline(always)]
+    unsafe fn load_columns(records: *const u8, stride: usize, which: *const u32) -> [V; 4] {
+        unsafe {
+            // Rows k, k + 4, k + 8 and k + 12 in the quarters of vector k.
+            let mut rows = [_mm512_setzero_ps(); 4];
+            for (k, v) in rows.iter_mut().enumerate() {
+                let row = |t: usize| records.add(*which.add(4 * t + k) as usize * stride).cast::<f32>();
+                *v = _mm512_castps128_ps512(_mm_loadu_ps(row(0)));
+                *v = _mm512_insertf32x4::<1>(*v, _mm_loadu_ps(row(1)));
+                *v = _mm512_insertf32x4::<2>(*v, _mm_loadu_ps(row(2)));
+                *v = _mm512_insertf32x4::<3>(*v, _mm_loadu_ps(row(3)));
+            }
+            let [a, b, c, d] = rows;
+            let (ab, ab_high) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd, cd_high) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let (ab, ab_high) = (_mm512_castps_pd(ab), _mm512_castps_pd(ab_high));
+            let (cd, cd_high) = (_mm512_castps_pd(cd), _mm512_castps_pd(cd_high));
+            [
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab_high, cd_high)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab_high, cd_high)),
+            ]
+        }
+    }
+    #[inline(always)]
+    unsafe fn pack(from: *const u32, mask: u32, to: *mut u32) {
+        unsafe {
+            let packed = _mm512_maskz_compress_epi32(mask as u16, _mm512_loadu_si512(from.cast()));
+            _mm512_storeu_si512(to.cast(), packed);
+        }
+    }
+    #[inline(always)]
+    unsafe fn mark_new(marks: *mut u32, places: *mut u32, count: usize) -> usize {
+        unsafe {
+            let mut new = 0;
+            for from in (0..count).step_by(16) {
+                let which = _mm512_loadu_si512(places.add(from).cast());
+                let found = _mm512_i32gather_epi32::<4>(_mm512_srli_epi32::<5>(which), marks.cast());
+                let bit = _mm512_sllv_epi32(_mm512_set1_epi32(1), _mm512_and_si512(which, _mm512_set1_epi32(31)));
+                let mask = _mm512_testn_epi32_mask(found, bit) & ((1u32 << 16.min(count - from)) - 1) as u16;
+                Self::pack(places.add(from), mask.into(), places.add(new));
+                new += mask.count_ones() as usize;
+            }
+            for t in 0..new {
+                let place = *places.add(t);
+                *marks.add(place as usize / 32) |= 1 << (place % 32);
+            }
+            new
+        }
+    }
+    #[inline(always)]
+    unsafe fn insert(keys: *mut u64, len: usize, new: u64) -> usize {
+        unsafe {
+            if len > MOST_BLOCKS * KEYS {
+                return super::portable::insert(keys, len, new);
+            }
+            // From the last block to the one where it belongs, every key becomes the smaller of itself and the larger of the one before
+            // it and the new one. The one before comes from the block that was loaded: a load of what lies across two stores would
+            // have to wait for both.
+            let key = _mm512_set1_epi64(new as i64);
+            let mut from = len / KEYS * KEYS;
+            loop {
+                let block = keys.add(from);
+                let old = _mm512_loadu_si512(block.cast());
+                let last = _mm512_set1_epi64(*block.sub(1) as i64);
+                let before = _mm512_max_epu64(_mm512_alignr_epi64::<7>(old, last), key);
+                _mm512_storeu_si512(block.cast(), _mm512_min_epu64(old, before));
+                let smaller = _mm512_cmplt_epu64_mask(old, key);
+                if smaller != 0 || from == 0 {
+                    return from + smaller.count_ones() as usize;
+                }
+                from -= KEYS;
+            }
+        }
     }
     #[inline(always)]
     unsafe fn i32_to_f32(v: V) -> V {

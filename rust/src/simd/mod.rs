@@ -19,6 +19,10 @@ use crate::error::ArgumentError;
 
 /// Vectors a register tile is wide: a tile is `MR` rows of `NV * W` columns.
 pub const NV: usize = 2;
+/// Keys that [`Simd::insert`] may write beyond those that there are.
+pub const KEYS: usize = 8;
+/// Lanes of the widest vector.
+pub const MOST_LANES: usize = 16;
 
 /// A vector of `W` lanes of 32 bits. Lanes are f32 unless the function says words.
 ///
@@ -61,9 +65,27 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Words: c + integers whose sum over all lanes is that of the products of a's lower half bytes with the bytes of `low` and of the
     /// upper ones with `high`, half bytes unsigned, bytes signed.
     unsafe fn dot_u4(a: Self::V, low: Self::V, high: Self::V, c: Self::V) -> Self::V;
-    /// |b∧p₀| + 2 |b∧p₁| − 4 |b∧p₂|, |·| the number of ones in the first `words` words of 64 bits; p₀, p₁ and p₂ begin `stride` bytes
-    /// from each other, at `p`. All have `stride` bytes, a multiple of a vector's, and the p are 0 beyond those words.
-    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32;
+    /// Of the bytes of 64 weights, bits 0, 1 and 2.
+    #[inline(always)]
+    unsafe fn planes(w: *const i8) -> [u64; 3] {
+        // SAFETY: the caller's promise.
+        unsafe { portable::planes(w) }
+    }
+    /// |b∧p₀| + 2 |b∧p₁| − 4 |b∧p₂| for every record b of `which`; |·| is the number of ones in the first `words` words of 64 bits; p₀, p₁ and
+    /// p₂ begin `stride` bytes from each other, at `p`. All have `stride` bytes, a multiple of a vector's, and the p are 0 beyond those
+    /// words.
+    #[inline(always)]
+    unsafe fn weigh_ones(
+        records: *const u8,
+        which: &[u32],
+        p: *const u8,
+        stride: usize,
+        words: usize,
+        sums: &mut [i32],
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe { portable::weigh_ones(records, which, p, stride, words, sums) }
+    }
     /// Whether tables beat counting ones here, so that there is a `look_up`.
     const LOOKS_UP: bool = false;
     /// For each of `which`, 1 to 32 records of `stride` bytes at `records`, the sum over its half bytes of their entries in `table`, whose
@@ -73,6 +95,57 @@ pub trait Simd: Copy + Send + Sync + 'static {
     }
     /// Words as 32-bit integers: their sum.
     unsafe fn sum_i32(v: Self::V) -> i32;
+    /// Words as 32-bit integers: the sum of each vector.
+    #[inline(always)]
+    unsafe fn sums_i32<const N: usize>(v: [Self::V; N]) -> [i32; N] {
+        let mut sums = [0; N];
+        for (sum, v) in sums.iter_mut().zip(v) {
+            // SAFETY: the caller's promise.
+            *sum = unsafe { Self::sum_i32(v) };
+        }
+        sums
+    }
+    /// Four numbers of each of `W` records, `stride` bytes apart and chosen by `which`: lane l of vector c is number c of record l.
+    #[inline(always)]
+    unsafe fn load_columns(records: *const u8, stride: usize, which: *const u32) -> [Self::V; 4] {
+        let mut columns = [[0f32; MOST_LANES]; 4];
+        // SAFETY: the caller's promise, and there are `W` lanes in a column.
+        unsafe {
+            for l in 0..Self::W {
+                let row = records.add(which.add(l).read() as usize * stride).cast::<[f32; 4]>().read_unaligned();
+                for (column, number) in columns.iter_mut().zip(row) {
+                    column[l] = number;
+                }
+            }
+            let [a, b, c, d] = columns;
+            [Self::load(a.as_ptr()), Self::load(b.as_ptr()), Self::load(c.as_ptr()), Self::load(d.as_ptr())]
+        }
+    }
+    /// Those of `W` words at `from` whose bit in `mask` is set, in order; `W` words may be written.
+    #[inline(always)]
+    unsafe fn pack(from: *const u32, mask: u32, to: *mut u32) {
+        // SAFETY: the caller's promise; both may be the same.
+        unsafe {
+            let mut count = 0;
+            for l in 0..Self::W {
+                to.add(count).write(from.add(l).read());
+                count += (mask >> l & 1) as usize;
+            }
+        }
+    }
+    /// Of `count` places, which differ, those whose bit in `marks` is not set come to the front, in order, and get it; their number. There
+    /// is room for whole vectors of places.
+    #[inline(always)]
+    unsafe fn mark_new(marks: *mut u32, places: *mut u32, count: usize) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { portable::mark_new(marks, places, count) }
+    }
+    /// A new key into `len` rising ones at `keys`, which has room for [`KEYS`] more; its place. The number before them is smaller than all.
+    #[inline(always)]
+    unsafe fn insert(keys: *mut u64, len: usize, new: u64) -> usize {
+        // SAFETY: the caller's promise.
+        unsafe { portable::insert(keys, len, new) }
+    }
     /// Words as 32-bit integers, to f32.
     unsafe fn i32_to_f32(v: Self::V) -> Self::V;
     /// `W` bfloat16, rounded to nearest even.

@@ -150,19 +150,21 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
-    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
-        unsafe {
-            let mut sums = vdupq_n_s32(0);
-            for at in (0..8 * words).step_by(16) {
-                let word = vld1q_u8(b.add(at));
-                let ones = |t: usize| {
-                    let both = vandq_u8(word, vld1q_u8(p.add(t * stride + at)));
-                    vreinterpretq_s32_u32(vpaddlq_u16(vpaddlq_u8(vcntq_u8(both))))
-                };
-                let high = vsubq_s32(ones(1), vshlq_n_s32::<1>(ones(2)));
-                sums = vaddq_s32(sums, vaddq_s32(ones(0), vshlq_n_s32::<1>(high)));
+    unsafe fn weigh_ones(records: *const u8, which: &[u32], p: *const u8, stride: usize, words: usize, to: &mut [i32]) {
+        for (&record, to) in which.iter().zip(to) {
+            unsafe {
+                let mut sums = vdupq_n_s32(0);
+                for at in (0..8 * words).step_by(16) {
+                    let word = vld1q_u8(records.add(record as usize * stride + at));
+                    let ones = |t: usize| {
+                        let both = vandq_u8(word, vld1q_u8(p.add(t * stride + at)));
+                        vreinterpretq_s32_u32(vpaddlq_u16(vpaddlq_u8(vcntq_u8(both))))
+                    };
+                    let high = vsubq_s32(ones(1), vshlq_n_s32::<1>(ones(2)));
+                    sums = vaddq_s32(sums, vaddq_s32(ones(0), vshlq_n_s32::<1>(high)));
+                }
+                *to = vaddvq_s32(sums);
             }
-            vaddvq_s32(sums)
         }
     }
     #[inline(always)]

@@ -130,11 +130,6 @@ impl Simd for Portable {
         })
     }
     #[inline(always)]
-    unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
-        // SAFETY: the same promise.
-        unsafe { weigh_ones(b, p, stride, words) }
-    }
-    #[inline(always)]
     unsafe fn sum_i32(v: V) -> i32 {
         v.into_iter().fold(0, |sum, x| sum.wrapping_add(x.to_bits() as i32))
     }
@@ -176,16 +171,78 @@ impl Simd for Portable {
 /// # Safety
 /// That of the trait.
 #[inline(always)]
-pub(super) unsafe fn weigh_ones(b: *const u8, p: *const u8, stride: usize, words: usize) -> i32 {
-    let mut ones = [0; 3];
-    for at in (0..8 * words).step_by(8) {
-        // SAFETY: the caller's promise; words may lie anywhere.
-        unsafe {
-            let word = b.add(at).cast::<u64>().read_unaligned();
-            for (t, ones) in ones.iter_mut().enumerate() {
-                *ones += (word & p.add(t * stride + at).cast::<u64>().read_unaligned()).count_ones() as i32;
+pub(super) unsafe fn weigh_ones(
+    records: *const u8,
+    which: &[u32],
+    p: *const u8,
+    stride: usize,
+    words: usize,
+    sums: &mut [i32],
+) {
+    for (&record, sum) in which.iter().zip(sums) {
+        let mut ones = [0; 3];
+        for at in (0..8 * words).step_by(8) {
+            // SAFETY: the caller's promise; words may lie anywhere.
+            unsafe {
+                let word = records.add(record as usize * stride + at).cast::<u64>().read_unaligned();
+                for (t, ones) in ones.iter_mut().enumerate() {
+                    *ones += (word & p.add(t * stride + at).cast::<u64>().read_unaligned()).count_ones() as i32;
+                }
             }
         }
+        *sum = ones[0] + 2 * ones[1] - 4 * ones[2];
     }
-    ones[0] + 2 * ones[1] - 4 * ones[2]
+}
+
+/// [`Simd::mark_new`]
+///
+/// # Safety
+/// That of the trait.
+#[inline(always)]
+pub(super) unsafe fn mark_new(marks: *mut u32, places: *mut u32, count: usize) -> usize {
+    let mut new = 0;
+    for t in 0..count {
+        // SAFETY: the caller's promise.
+        unsafe {
+            // No branch: which places were met, no processor could learn.
+            let place = places.add(t).read();
+            places.add(new).write(place);
+            let (word, bit) = (marks.add(place as usize / 32), place % 32);
+            new += (!*word >> bit & 1) as usize;
+            *word |= 1 << bit;
+        }
+    }
+    new
+}
+
+/// [`Simd::insert`]
+///
+/// # Safety
+/// That of the trait.
+#[inline(always)]
+pub(super) unsafe fn insert(keys: *mut u64, len: usize, new: u64) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let at = std::slice::from_raw_parts(keys, len).partition_point(|&key| key < new);
+        keys.add(at).copy_to(keys.add(at + 1), len - at);
+        keys.add(at).write(new);
+        at
+    }
+}
+
+/// [`Simd::planes`]
+///
+/// # Safety
+/// That of the trait.
+#[inline(always)]
+pub(super) unsafe fn planes(w: *const i8) -> [u64; 3] {
+    let mut planes = [0; 3];
+    for bit in 0..64 {
+        // SAFETY: the caller's promise.
+        let w = unsafe { *w.add(bit) } as u8;
+        for (plane, bits) in planes.iter_mut().enumerate() {
+            *bits |= u64::from(w >> plane & 1) << bit;
+        }
+    }
+    planes
 }

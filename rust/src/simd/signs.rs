@@ -39,8 +39,11 @@ impl Weights {
     }
 
     /// These weights, one a position; 0 for those that are missing. For [`Weights::sums`] under the same `S`.
+    ///
+    /// # Safety
+    /// `S` is there.
     #[inline(always)]
-    pub fn set<S: Simd>(&mut self, weights: &[i8]) {
+    pub unsafe fn set<S: Simd>(&mut self, weights: &[i8]) {
         if self.tabled::<S>() {
             for (entries, w) in self.table.iter_mut().zip(weights.chunks(4)) {
                 let w: [u8; 4] = std::array::from_fn(|t| w.get(t).map_or(0, |&w| w as u8));
@@ -53,12 +56,10 @@ impl Weights {
         }
         let stride = self.stride / 8;
         for (word, weights) in weights.chunks(64).enumerate() {
-            let mut planes = [0u64; BITS];
-            for (bit, &w) in weights.iter().enumerate() {
-                for (plane, bits) in planes.iter_mut().enumerate() {
-                    *bits |= u64::from(w as u8 >> plane & 1) << bit;
-                }
-            }
+            let mut padded = [0; 64];
+            padded[..weights.len()].copy_from_slice(weights);
+            // SAFETY: `S` is the caller's promise; there are 64.
+            let planes: [u64; BITS] = unsafe { S::planes(padded.as_ptr()) };
             for (plane, bits) in planes.into_iter().enumerate() {
                 self.planes[plane * stride + word] = bits;
             }
@@ -80,17 +81,9 @@ impl Weights {
             }
             return;
         }
-        for (&record, sum) in which.iter().zip(sums) {
-            // SAFETY: the caller's promise; planes are as long as records.
-            *sum = unsafe {
-                S::weigh_ones(
-                    records.add(record as usize * self.stride),
-                    self.planes.as_ptr().cast(),
-                    self.stride,
-                    self.words,
-                )
-            };
-        }
+        let planes = self.planes.as_ptr().cast();
+        // SAFETY: the caller's promise; planes are as long as records.
+        unsafe { S::weigh_ones(records, which, planes, self.stride, self.words, sums) };
     }
 
     #[inline(always)]
@@ -117,9 +110,11 @@ mod tests {
         unsafe fn run<S: Simd, const MR: usize>(self) -> Vec<i32> {
             let mut weights = Weights::new(self.weights.len().div_ceil(64), self.stride);
             let mut sums = vec![0; self.which.len()];
-            weights.set::<S>(self.weights);
             // SAFETY: `S` is the caller's promise; the test's records are there.
-            unsafe { weights.sums::<S>(self.strings.as_ptr(), self.which, &mut sums) };
+            unsafe {
+                weights.set::<S>(self.weights);
+                weights.sums::<S>(self.strings.as_ptr(), self.which, &mut sums);
+            }
             sums
         }
     }

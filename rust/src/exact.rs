@@ -21,16 +21,16 @@ pub enum Metric {
 }
 
 #[inline(always)]
-fn reduce(x: &[f32], y: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
+fn reduce(x: &[f32], y: &[f32], f: impl Fn(f64, f64, f64) -> f64) -> f64 {
     let mut sums = [0f64; LANES];
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     for (x, y) in x.iter().zip(y) {
         for l in 0..LANES {
-            sums[l] += f(f64::from(x[l]), f64::from(y[l]));
+            sums[l] = f(f64::from(x[l]), f64::from(y[l]), sums[l]);
         }
     }
     for ((sum, x), y) in sums.iter_mut().zip(x_rest).zip(y_rest) {
-        *sum += f(f64::from(*x), f64::from(*y));
+        *sum = f(f64::from(*x), f64::from(*y), *sum);
     }
     let mut width = LANES / 2;
     while width > 0 {
@@ -45,13 +45,19 @@ fn reduce(x: &[f32], y: &[f32], f: impl Fn(f64, f64) -> f64) -> f64 {
 /// <x, y>. Compiled with the features of its caller, as below.
 #[inline(always)]
 pub fn dot(x: &[f32], y: &[f32]) -> f64 {
-    reduce(x, y, |a, b| a * b)
+    reduce(x, y, |a, b, sum| sum + a * b)
+}
+
+/// <x, y>, the same number, with fused products where `S` has them.
+#[inline(always)]
+pub fn dot_under<S: Simd>(x: &[f32], y: &[f32]) -> f64 {
+    if S::FUSES { reduce(x, y, f64::mul_add) } else { dot(x, y) }
 }
 
 /// ‖x − y‖²
 #[inline(always)]
 pub fn squared_l2(x: &[f32], y: &[f32]) -> f64 {
-    reduce(x, y, |a, b| (a - b) * (a - b))
+    reduce(x, y, |a, b, sum| sum + (a - b) * (a - b))
 }
 
 /// 1 / √square, 0 for 0.
@@ -83,7 +89,12 @@ impl<'a> Items<'a> {
         &self.vectors[j * self.d..][..self.d]
     }
 
-    /// Scores of `query` (`inverse`: 1 / its norm) and items `ids`.
+    /// 1 / ‖query‖ for cosines, otherwise 1.
+    pub fn inverse_of(&self, query: &[f32]) -> f64 {
+        if self.metric == Metric::Cosine { inverse_norm(dot(query, query)) } else { 1.0 }
+    }
+
+    /// Scores of `query` (`inverse`: its [`Items::inverse_of`]) and items `ids`.
     pub fn scores(&self, query: &[f32], inverse: f64, ids: &[u32], out: &mut [f64], isa: Isa) {
         isa.run(Scores { items: self, query, inverse, ids, out });
     }
@@ -117,8 +128,8 @@ impl Kernel for Scores<'_> {
                     *out = -squared_l2(self.query, y) + 0.0;
                     continue;
                 }
-                Metric::InnerProduct => dot(self.query, y),
-                Metric::Cosine => dot(self.query, y) * self.inverse * inverse[j],
+                Metric::InnerProduct => dot_under::<S>(self.query, y),
+                Metric::Cosine => dot_under::<S>(self.query, y) * self.inverse * inverse[j],
             };
             let s = scale.map_or(s, |a| f64::from(a[j]) * s);
             // Adding 0 leaves one zero: the order of scores tells −0 from 0.

@@ -1,6 +1,6 @@
 //! Rows on the queries' side of a first pass: their codes or floats, their part of the bound, and their exact scores.
 
-use crate::exact::{Items, Metric, dot, inverse_norm};
+use crate::exact::{Items, Metric, dot_under, inverse_norm};
 use crate::quant::{Row, down, quantise};
 use crate::scan::Query;
 use crate::select::Exact;
@@ -39,7 +39,7 @@ impl Kernel for Pass<'_, '_> {
         let mut light = vec![0f32; d];
         for i in i0..i1 {
             let x = to.source.row(i);
-            let square = dot(x, x);
+            let square = dot_under::<S>(x, x);
             let norm = square.sqrt();
             let unit = if store.metric == Metric::Cosine && norm > 0.0 { norm } else { 1.0 };
             let mut row = Row { unit, norm, heavy: 0.0, square: (store.metric == Metric::SquaredL2).then_some(square) };

@@ -2,7 +2,7 @@
 
 use crate::buffer::{Buffer, Shared};
 use crate::error::{ArgumentError, length};
-use crate::exact::{Metric, dot, inverse_norm};
+use crate::exact::Metric;
 use crate::passed::Passed;
 use crate::quant::MAX_HEAVY;
 use crate::scan::LeftOut;
@@ -95,7 +95,7 @@ impl Job<'_> {
             let ids: Vec<u32> = selector.into_candidates().iter().map(|c| c.id).collect();
             let mut scores = vec![0.0; ids.len()];
             let query = self.queries.row(i);
-            items.scores(query, inverse_norm(dot(query, query)), &ids, &mut scores, self.isa);
+            items.scores(query, items.inverse_of(query), &ids, &mut scores, self.isa);
             let mut best: Best = scores.into_iter().zip(ids).filter(|(score, _)| *score >= least).collect();
             best.sort_unstable_by(order);
             best

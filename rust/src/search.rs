@@ -5,7 +5,7 @@
 
 use crate::buffer::{Buffer, Shared, results};
 use crate::error::{ArgumentError, length};
-use crate::exact::{Metric, dot, inverse_norm};
+use crate::exact::Metric;
 use crate::pairs::check_csr;
 use crate::passed::Passed;
 use crate::quant::MAX_HEAVY;
@@ -163,7 +163,7 @@ impl Job<'_> {
         let mut scores = vec![0.0; few.len()];
         let of_row = |i: usize| {
             let query = self.queries.row(i);
-            items.scores(query, inverse_norm(dot(query, query)), few, &mut scores, self.isa);
+            items.scores(query, items.inverse_of(query), few, &mut scores, self.isa);
             *computed += few.len();
             let mut best = Vec::with_capacity(self.k);
             for (&score, &id) in scores.iter().zip(few) {

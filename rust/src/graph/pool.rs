@@ -84,15 +84,15 @@ impl Pool {
         }
     }
 
-    /// The best vertex whose edges were not followed, which they are from now on.
+    /// The best vertex whose edges were not followed, which they are from now on, and how many are better.
     #[inline(always)]
-    pub(super) fn follow(&mut self) -> Option<u32> {
+    pub(super) fn follow(&mut self) -> Option<(u32, usize)> {
         while self.next <= self.len {
             let key = &mut self.keys[self.next];
             self.next += 1;
             if *key & FOLLOWED == 0 {
                 *key |= FOLLOWED;
-                return Some(vertex_of(*key));
+                return Some((vertex_of(*key), self.next - 2));
             }
         }
         None
@@ -155,7 +155,7 @@ mod tests {
     }
 
     impl Kernel for Kept<'_> {
-        type Out = (Vec<(f32, u32)>, Vec<u32>);
+        type Out = (Vec<(f32, u32)>, Vec<(u32, usize)>);
         unsafe fn run<S: Simd, const MR: usize>(self) -> Self::Out {
             let mut pool = Pool::new();
             pool.clear(self.capacity);
@@ -180,7 +180,7 @@ mod tests {
             for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
                 let (kept, followed) = isa.run(Kept { scores: &scores, capacity });
                 prop_assert_eq!(&kept, &sorted);
-                prop_assert_eq!(followed, sorted.iter().map(|s| s.1).collect::<Vec<_>>());
+                prop_assert_eq!(followed, sorted.iter().map(|s| s.1).zip(0..).collect::<Vec<_>>());
             }
         }
     }

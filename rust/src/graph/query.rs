@@ -1,7 +1,7 @@
 //! Vectors as they ask.
 
 use super::codes::{Coder, ESTIMATE, LIFT, Layout, OFFSET, UNIT, inverse_of, unit_of};
-use crate::exact::{Metric, dot};
+use crate::exact::{Metric, dot_under};
 use crate::simd::Simd;
 use crate::simd::signs::Weights;
 
@@ -130,7 +130,7 @@ impl Coder {
     #[inline(always)]
     pub(super) unsafe fn ask<S: Simd>(&self, x: &[f32], item: bool, query: &mut Query) {
         let d = self.layout.d;
-        let square = dot(x, x);
+        let square = dot_under::<S>(x, x);
         let l2 = self.metric == Metric::SquaredL2;
         // A query's own length makes no difference but for distances; an item's meets its a.
         let unit = match self.metric {
@@ -140,7 +140,7 @@ impl Coder {
         let beta = match self.center_square {
             _ if l2 => 1.0,
             0.0 => 0.0,
-            square => dot(x, &self.center) * unit / square,
+            square => dot_under::<S>(x, &self.center) * unit / square,
         };
         let of = |x: &f32, c: &f32| f64::from(*x) * unit - beta * f64::from(*c);
         let largest = x.iter().zip(&self.center).fold(0f64, |m, (x, c)| m.max(of(x, c).abs()));
@@ -149,7 +149,7 @@ impl Coder {
         for ((w, x), c) in w.iter_mut().zip(x).zip(&self.center) {
             *w = (of(x, c) * shrink) as f32;
         }
-        let norm = dot(w, w).sqrt();
+        let norm = dot_under::<S>(w, w).sqrt();
         self.rotation.apply(w);
         let largest = w.iter().fold(0f32, |m, w| m.max(w.abs()));
         let step = largest / 127.0;

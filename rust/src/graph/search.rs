@@ -6,7 +6,7 @@ use super::query::Query;
 use super::walk::{LANES, Lane};
 use crate::buffer::{Shared, results};
 use crate::error::ArgumentError;
-use crate::exact::{Metric, dot, inverse_norm};
+use crate::exact::Metric;
 use crate::simd::Isa;
 use crate::team;
 use crate::tile::Matrix;
@@ -106,7 +106,8 @@ impl Graph {
         let Searcher { slots, scores, best, .. } = searcher;
         scores.clear();
         scores.resize(slots.len(), 0.0);
-        self.items().scores(x, inverse_norm(dot(x, x)), slots, scores, isa);
+        let items = self.items();
+        items.scores(x, items.inverse_of(x), slots, scores, isa);
         best.clear();
         best.extend(scores.iter().copied().zip(slots.iter().copied()));
         best.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));

@@ -6,7 +6,7 @@
 //! [1] Subramanya et al., DiskANN, NeurIPS 2019, algorithm 1.
 
 use super::codes::Layout;
-use super::pool::{Pool, Seen, vertex_of};
+use super::pool::{Pool, Seen};
 use super::query::Query;
 use crate::simd::{Kernel, MOST_LANES, Simd, prefetch};
 
@@ -251,20 +251,19 @@ impl Lane {
         }
     }
 
-    /// The vertex whose edges are followed next, if there is one; after the last, vectors are what is read next.
+    /// The vertex whose edges are followed next, if there is one. Of the best `wanted` the vectors are fetched as well: who is among them in
+    /// the end was when it was followed.
     #[inline(always)]
     fn choose(&mut self, terrain: &Terrain, wanted: usize) -> bool {
-        let before = self.vertex;
-        self.vertex = self.pool.follow();
-        if before.is_some() && self.vertex.is_none() {
-            for &key in self.pool.keys().iter().take(wanted) {
-                prefetch(terrain.vector(vertex_of(key)).as_ptr(), 4 * terrain.layout.d);
+        let next = self.pool.follow();
+        if let Some((vertex, rank)) = next {
+            prefetch(terrain.edges(vertex).as_ptr(), 4 * terrain.degree);
+            if rank < wanted {
+                prefetch(terrain.vector(vertex).as_ptr(), 4 * terrain.layout.d);
             }
         }
-        if let Some(vertex) = self.vertex {
-            prefetch(terrain.edges(vertex).as_ptr(), 4 * terrain.degree);
-        }
-        self.vertex.is_some()
+        self.vertex = next.map(|(vertex, _)| vertex);
+        next.is_some()
     }
 }
 

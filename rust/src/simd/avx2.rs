@@ -51,6 +51,7 @@ unsafe fn fold(v: V, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
 impl Simd for Avx2 {
     type V = V;
     const W: usize = 8;
+    const FUSES: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> V {

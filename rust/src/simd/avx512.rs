@@ -93,6 +93,7 @@ unsafe fn weigh(record: *const u8, p: *const u8, stride: usize, words: usize) ->
 impl<const DOT: bool> Simd for Avx512<DOT> {
     type V = V;
     const W: usize = 16;
+    const FUSES: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> V {

@@ -33,6 +33,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     type V: Copy;
     /// Lanes.
     const W: usize;
+    /// Whether a product and a sum are one instruction, of f64 too.
+    const FUSES: bool;
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;

@@ -41,6 +41,7 @@ unsafe fn round_bf16(v: V) -> uint32x4_t {
 impl Simd for Neon {
     type V = V;
     const W: usize = 4;
+    const FUSES: bool = true;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> V {

@@ -23,6 +23,7 @@ fn pow2(n: i32) -> f32 {
 impl Simd for Portable {
     type V = V;
     const W: usize = W;
+    const FUSES: bool = false;
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> V {

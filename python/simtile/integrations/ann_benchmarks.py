@@ -11,7 +11,7 @@ its ``config.yml`` these:
         name: simtile-graph
         run_groups:
           degree-48:
-            args: [{degree: 48, breadth: 128}]
+            args: [{degree: 48, breadth: 192}]
             query_args: [[16, 24, 32, 48, 64, 96, 128, 192, 256]]
 
 As the rules there ask, everything runs on one thread; a batch uses all of them.

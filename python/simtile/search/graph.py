@@ -82,7 +82,7 @@ class GraphIndex:
         *,
         metric: Metric = "ip",
         degree: int = 48,
-        breadth: int = 128,
+        breadth: int = 192,
         seed: int = 0,
         num_threads: int | None = None,
     ) -> GraphIndex:

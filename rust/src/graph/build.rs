@@ -7,7 +7,7 @@
 
 use super::codes::Coder;
 use super::pool::vertex_of;
-use super::prune::{Prune, Pruner};
+use super::prune::{CHUNK, Point, Prune, Pruner};
 use super::rotate::next_random;
 use super::walk::{LANES, Lane, NONE, Terrain, Walk};
 use super::{ENTRIES, Graph};
@@ -30,6 +30,7 @@ const ROUNDS: usize = 4;
 /// A graph that grows: rows with room beyond the degree.
 struct Growing<'a> {
     graph: &'a Graph,
+    points: Vec<Point>,
     rows: Vec<u32>,
     width: usize,
     threads: usize,
@@ -67,7 +68,7 @@ impl Graph {
         for (row, old) in rows.chunks_exact_mut(width).zip(self.edges.chunks_exact(self.degree)) {
             row[..self.degree].copy_from_slice(old);
         }
-        let mut growing = Growing { graph: self, rows, width, threads, isa };
+        let mut growing = Growing { graph: self, points: self.points(threads, isa), rows, width, threads, isa };
         growing.grow(placed, &order);
         let edges = growing.thinned();
         self.edges.grow(edges.len());
@@ -116,7 +117,7 @@ impl Growing<'_> {
                 for (t, (&vertex, lane)) in vertices.iter().zip(lanes.iter()).enumerate() {
                     let met: Vec<u32> = lane.pool.keys().iter().map(|&k| vertex_of(k)).collect();
                     let terrain = Terrain { degree: graph.degree, ..terrain };
-                    let row = self.isa.run(Prune { terrain, vertex, candidates: &met, pruner }).to_vec();
+                    let row = self.isa.run(self.prune(terrain, vertex, &met, pruner)).to_vec();
                     // SAFETY: every vertex writes its own.
                     unsafe { *out.at(first + t) = row };
                 }
@@ -135,7 +136,7 @@ impl Growing<'_> {
         team::run(self.threads, |team| {
             let mut hand = Hand::new(&graph.coder);
             team.for_each(groups.len(), |u| {
-                let row = with_edges_back(terrain, graph.degree, groups[u], &mut hand, self.isa);
+                let row = self.with_edges_back(terrain, groups[u], &mut hand);
                 // SAFETY: as above.
                 unsafe { *out.at(u) = row };
             });
@@ -146,6 +147,32 @@ impl Growing<'_> {
             to.fill(NONE);
             to[..row.len()].copy_from_slice(&row);
         }
+    }
+
+    /// The row of a vertex that others have taken as a neighbour: pairs (vertex, other).
+    fn with_edges_back(&self, terrain: Terrain, pairs: &[(u32, u32)], hand: &mut Hand) -> Vec<u32> {
+        let vertex = pairs[0].0;
+        let mut row = neighbours(terrain.edges(vertex)).to_vec();
+        for &(_, other) in pairs {
+            if !row.contains(&other) {
+                row.push(other);
+            }
+        }
+        if row.len() <= terrain.degree {
+            return row;
+        }
+        let terrain = Terrain { degree: self.graph.degree, ..terrain };
+        self.isa.run(self.prune(terrain, vertex, &row, &mut hand.pruner)).to_vec()
+    }
+
+    fn prune<'b>(
+        &'b self,
+        terrain: Terrain<'b>,
+        vertex: u32,
+        candidates: &'b [u32],
+        pruner: &'b mut Pruner,
+    ) -> Prune<'b> {
+        Prune { terrain, points: &self.points, vertex, candidates, pruner }
     }
 
     fn row_mut(&mut self, vertex: u32) -> &mut [u32] {
@@ -166,7 +193,7 @@ impl Growing<'_> {
                     let row = neighbours(terrain.edges(vertex as u32));
                     let kept = if row.len() > degree {
                         let terrain = Terrain { degree, ..terrain };
-                        self.isa.run(Prune { terrain, vertex: vertex as u32, candidates: row, pruner: &mut pruner })
+                        self.isa.run(self.prune(terrain, vertex as u32, row, &mut pruner))
                     } else {
                         row
                     };
@@ -180,9 +207,6 @@ impl Growing<'_> {
     }
 }
 
-/// Vertices of a unit of work.
-pub(super) const CHUNK: usize = 64;
-
 /// A row up to its end.
 pub(super) fn neighbours(row: &[u32]) -> &[u32] {
     &row[..row.iter().position(|&v| v == NONE).unwrap_or(row.len())]
@@ -194,22 +218,6 @@ fn near(graph: &Graph, terrain: Terrain, vertices: &[u32], others: &[u32], hand:
         graph.ask(graph.vector(vertex as usize), true, &mut lane.query, isa);
     }
     isa.run(Walk { terrain, breadth: graph.breadth, others, wanted: 0, lanes: &mut hand.lanes[..vertices.len()] });
-}
-
-/// The row of a vertex that others have taken as a neighbour: pairs (vertex, other).
-fn with_edges_back(terrain: Terrain, degree: usize, pairs: &[(u32, u32)], hand: &mut Hand, isa: Isa) -> Vec<u32> {
-    let vertex = pairs[0].0;
-    let mut row = neighbours(terrain.edges(vertex)).to_vec();
-    for &(_, other) in pairs {
-        if !row.contains(&other) {
-            row.push(other);
-        }
-    }
-    if row.len() <= terrain.degree {
-        return row;
-    }
-    let terrain = Terrain { degree, ..terrain };
-    isa.run(Prune { terrain, vertex, candidates: &row, pruner: &mut hand.pruner }).to_vec()
 }
 
 impl Graph {

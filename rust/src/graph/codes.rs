@@ -110,7 +110,7 @@ impl Layout {
         self.shift(to)
     }
 
-    /// Σ (m u − l) v from each record's u, v (`room`, 0 beyond d) and `shift`, −l Σ v.
+    /// Σ (m u − l) v of pairs of a record's u and v (`room`, 0 beyond d) with its `shift`, −l Σ v.
     ///
     /// # Safety
     /// `S` is there; all are that long.
@@ -118,20 +118,19 @@ impl Layout {
     pub(super) unsafe fn products<S: Simd, const N: usize>(
         &self,
         u: [*const u8; N],
-        v: *const i8,
-        shift: i32,
+        v: [*const i8; N],
+        shift: [i32; N],
     ) -> [i32; N] {
         let (m, _) = self.levels();
         // SAFETY: the caller's promise.
-        let sums = unsafe {
+        let mut products = unsafe {
             if self.halved() {
-                dot_half_bytes::<S, N>(u, v, v.add(self.code_bytes), self.code_bytes)
+                dot_half_bytes::<S, N>(u, v, self.code_bytes)
             } else {
                 dot_bytes::<S, N>(u, v, self.code_bytes)
             }
         };
-        let mut products = sums;
-        products.iter_mut().for_each(|sum| *sum = m * *sum + shift);
+        products.iter_mut().zip(shift).for_each(|(sum, shift)| *sum = m * *sum + shift);
         products
     }
 
@@ -176,45 +175,39 @@ pub(super) struct Coder {
     pub(super) typical_norm: f64,
 }
 
-/// Σ u v over `len` bytes, a multiple of a cache line.
+/// Σ u v over `len` bytes of each pair, a multiple of a cache line. What is the same for all is loaded once.
 ///
 /// # Safety
 /// `S` is there; all point to `len` bytes.
 #[inline(always)]
-unsafe fn dot_bytes<S: Simd, const N: usize>(u: [*const u8; N], v: *const i8, len: usize) -> [i32; N] {
+unsafe fn dot_bytes<S: Simd, const N: usize>(u: [*const u8; N], v: [*const i8; N], len: usize) -> [i32; N] {
     let step = 4 * S::W;
     // SAFETY: the caller's promise, and a cache line is a multiple of every vector.
     unsafe {
         let mut sums = [S::splat(0.0); N];
         for at in (0..len).step_by(step) {
-            let v = S::load(v.add(at).cast());
-            for (sum, u) in sums.iter_mut().zip(u) {
-                *sum = S::dot_i8(S::load(u.add(at).cast()), v, *sum);
+            for t in 0..N {
+                sums[t] = S::dot_i8(S::load(u[t].add(at).cast()), S::load(v[t].add(at).cast()), sums[t]);
             }
         }
         S::sums_i32(sums)
     }
 }
 
-/// Σ u v, where bytes have two u each, of the `low` v and the `high` v.
+/// Σ u v likewise, where bytes have two u each, for `len` v and as many behind them.
 ///
 /// # Safety
-/// `S` is there; all point to `len` bytes, a multiple of a cache line.
+/// `S` is there; u point to `len` bytes, a multiple of a cache line, v to twice as many.
 #[inline(always)]
-unsafe fn dot_half_bytes<S: Simd, const N: usize>(
-    u: [*const u8; N],
-    low: *const i8,
-    high: *const i8,
-    len: usize,
-) -> [i32; N] {
+unsafe fn dot_half_bytes<S: Simd, const N: usize>(u: [*const u8; N], v: [*const i8; N], len: usize) -> [i32; N] {
     let step = 4 * S::W;
     // SAFETY: as above.
     unsafe {
         let mut sums = [S::splat(0.0); N];
         for at in (0..len).step_by(step) {
-            let (low, high) = (S::load(low.add(at).cast()), S::load(high.add(at).cast()));
-            for (sum, u) in sums.iter_mut().zip(u) {
-                *sum = S::dot_u4(S::load(u.add(at).cast()), low, high, *sum);
+            for t in 0..N {
+                let (low, high) = (S::load(v[t].add(at).cast()), S::load(v[t].add(len + at).cast()));
+                sums[t] = S::dot_u4(S::load(u[t].add(at).cast()), low, high, sums[t]);
             }
         }
         S::sums_i32(sums)

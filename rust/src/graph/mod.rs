@@ -162,9 +162,9 @@ impl Graph {
         let (coder, vectors, d) = (&self.coder, &self.vectors, layout.d);
         team::run(threads, |team| {
             let mut query = Query::new(&layout);
-            team.for_each((n - from).div_ceil(build::CHUNK), |u| {
-                let first = from + u * build::CHUNK;
-                for i in first..n.min(first + build::CHUNK) {
+            team.for_each((n - from).div_ceil(prune::CHUNK), |u| {
+                let first = from + u * prune::CHUNK;
+                for i in first..n.min(first + prune::CHUNK) {
                     let x = &vectors[i * d..][..d];
                     // SAFETY: every item's records are written once.
                     unsafe {

@@ -21,17 +21,24 @@ pub(super) struct Pool {
 const NOTHING: u64 = u64::MAX;
 const FOLLOWED: u64 = 1;
 
+/// Integers in the order of the floats, the other way round.
+pub(super) fn falling(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if bits >> 31 == 1 { bits } else { !(bits | 1 << 31) }
+}
+
+/// The float of such an integer.
+pub(super) fn of_falling(turned: u32) -> f32 {
+    f32::from_bits(if turned >> 31 == 1 { turned } else { !turned & !(1 << 31) })
+}
+
 fn key(score: f32, vertex: u32) -> u64 {
-    let bits = score.to_bits();
-    // Integers in the order of the floats, then turned.
-    let rising = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    u64::from(!rising) << 32 | u64::from(vertex) << 1
+    u64::from(falling(score)) << 32 | u64::from(vertex) << 1
 }
 
 /// The score of a key.
 pub(super) fn score_of(key: u64) -> f32 {
-    let rising = !((key >> 32) as u32);
-    f32::from_bits(if rising >> 31 == 1 { rising & !(1 << 31) } else { !rising })
+    of_falling((key >> 32) as u32)
 }
 
 /// The vertex of a key.

@@ -69,7 +69,7 @@ impl Query {
     #[inline(always)]
     pub(super) unsafe fn products<S: Simd, const N: usize>(&self, codes: [*const u8; N]) -> [i32; N] {
         // SAFETY: the caller's promise.
-        unsafe { self.layout.products::<S, N>(codes, self.codes.as_ptr(), self.shift) }
+        unsafe { self.layout.products::<S, N>(codes, [self.codes.as_ptr(); N], [self.shift; N]) }
     }
 
     /// The scores of items from their products and their scalars.

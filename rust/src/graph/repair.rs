@@ -3,8 +3,8 @@
 //! [1] Singh et al., FreshDiskANN, arXiv:2105.09613, algorithm 4. Where most neighbours are removed at once, their removed neighbours are
 //! looked behind as well, until there are candidates enough.
 
-use super::build::{CHUNK, neighbours};
-use super::prune::{Prune, Pruner};
+use super::build::neighbours;
+use super::prune::{CHUNK, Prune, Pruner};
 use super::walk::{NONE, Terrain};
 use super::{ENTRIES, Graph};
 use crate::buffer::Shared;
@@ -52,7 +52,7 @@ impl Graph {
         let (n, degree) = (self.slots(), self.degree);
         let mut rows = filled(NONE, n * degree);
         let out = Shared::of(&mut rows);
-        let terrain = self.terrain();
+        let (terrain, points) = (self.terrain(), &self.points(threads, isa));
         team::run(threads, |team| {
             let mut pruner = Pruner::default();
             team.for_each(n.div_ceil(CHUNK), |u| {
@@ -62,8 +62,8 @@ impl Graph {
                     let to = unsafe { std::slice::from_raw_parts_mut(out.at(vertex * degree), degree) };
                     if row.iter().any(|&v| removed[v as usize]) {
                         let candidates = behind(&terrain, row, removed, self.breadth);
-                        let pruner = &mut pruner;
-                        let kept = isa.run(Prune { terrain, vertex: vertex as u32, candidates: &candidates, pruner });
+                        let (vertex, candidates, pruner) = (vertex as u32, &candidates[..], &mut pruner);
+                        let kept = isa.run(Prune { terrain, points, vertex, candidates, pruner });
                         to[..kept.len()].copy_from_slice(kept);
                     } else {
                         to[..row.len()].copy_from_slice(row);

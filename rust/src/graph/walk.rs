@@ -37,15 +37,6 @@ impl<'a> Terrain<'a> {
         &self.codes[vertex as usize * self.layout.code_bytes..][..self.layout.code_bytes]
     }
 
-    /// The record with the vertex's scalars.
-    #[inline(always)]
-    pub(super) fn record(&self, vertex: u32) -> &'a [u8] {
-        match self.layout.sign_bytes {
-            0 => self.code(vertex),
-            bytes => &self.signs[vertex as usize * bytes..][..bytes],
-        }
-    }
-
     /// Where the first vertex's scalars are, and how far it is to the next's.
     #[inline(always)]
     pub(super) fn scalars(&self) -> (*const u8, usize) {
@@ -96,7 +87,7 @@ impl Lane {
 }
 
 /// Code records that are multiplied at once.
-const TOGETHER: usize = 4;
+pub(super) const TOGETHER: usize = 4;
 
 /// Lanes of a walk.
 pub(super) const LANES: usize = 4;

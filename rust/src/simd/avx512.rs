@@ -27,7 +27,7 @@ pub unsafe fn run<K: Kernel>(kernel: K) -> K::Out {
 type V = __m512;
 
 /// Blocks of sorted keys from which a search for the place, and moving what follows, is faster than going through them.
-const MOST_BLOCKS: usize = 16;
+const MOST_BLOCKS: usize = 32;
 
 #[inline(always)]
 unsafe fn int(v: V) -> __m512i {

@@ -47,9 +47,7 @@ impl ExactStore {
         if let Some(filter) = filter {
             length("filter", n, filter.len())?;
         }
-        if !queries.finite() {
-            return Err(ArgumentError::Value("queries: wanted finite values".into()));
-        }
+        queries.check_finite("queries")?;
         if bound.is_nan() {
             return Err(ArgumentError::Value("radius: wanted a number, got NaN".into()));
         }

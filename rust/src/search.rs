@@ -58,9 +58,7 @@ impl ExactStore {
         if let Some((indptr, indices)) = csr {
             check_csr(indptr, indices, m, n)?;
         }
-        if !queries.finite() {
-            return Err(ArgumentError::Value("queries: wanted finite values".into()));
-        }
+        queries.check_finite("queries")?;
         let mut scores = results(m, k, f64::NEG_INFINITY)?;
         let mut ids = results(m, k, -1i64)?;
         let mut computed = 0;

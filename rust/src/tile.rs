@@ -4,6 +4,7 @@
 //! are the same for every type. Row panels hold `R` rows, word-major: `out[panel][word][R]`, short panels padded with zeros.
 
 use crate::buffer::Shared;
+use crate::error::ArgumentError;
 use crate::simd::{NV, Simd};
 use crate::stop::filled;
 use crate::team;
@@ -121,6 +122,19 @@ impl<'a, E: Elem> Matrix<'a, E> {
     /// Whether no element is infinite or NaN.
     pub fn finite(&self) -> bool {
         self.largest().is_finite()
+    }
+
+    /// # Errors
+    /// An element that is not; the argument is called `name`.
+    pub fn check_finite(&self, name: &str) -> Result<(), ArgumentError> {
+        let bad = if self.finite() {
+            None
+        } else {
+            (0..self.rows).find(|&i| !Matrix::new(self.row(i), 1, self.columns).finite())
+        };
+        bad.map_or(Ok(()), |row| {
+            Err(ArgumentError::Value(format!("{name}: finite values in float32, got NaN or infinity in row {row}")))
+        })
     }
 
     /// The largest magnitude; infinite or NaN when an element is.

@@ -265,7 +265,7 @@ class ExactIndex:
         TypeError, ValueError      naming the argument
         """
         state = self._state
-        rows = as_matrix("queries", queries, columns=self.dim)
+        rows = as_matrix("queries", queries, columns=self.dim, finite=False)  # the engine looks
         k = as_count("k", k)
         indptr, indices = state.places(*as_csr(exclude, len(rows), state.next_id))
         scores, ids, _ = state.store.search(
@@ -289,7 +289,7 @@ class ExactIndex:
         For merging the results of several indexes: in float32 different scores become equal.
         """
         state = self._state
-        rows = as_matrix("queries", queries, columns=self.dim)
+        rows = as_matrix("queries", queries, columns=self.dim, finite=False)
         scores, ids = state.store.search_f64(rows, as_count("k", k), num_threads=thread_count(num_threads))
         return scores, state.named(ids)
 
@@ -325,7 +325,7 @@ class ExactIndex:
         >>> index.range_search(np.array([0.4]), 1.0)[2]
         array([0, 1])
         """
-        rows = as_matrix("queries", queries, columns=self.dim)
+        rows = as_matrix("queries", queries, columns=self.dim, finite=False)
         if isinstance(radius, bool) or not isinstance(radius, (int, float, np.integer, np.floating)):
             raise TypeError(f"radius: a number, got {type(radius).__name__}")
         state = self._state

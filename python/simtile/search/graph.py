@@ -108,7 +108,7 @@ class GraphIndex:
         if not 0 <= (seed := as_count("seed", seed)) < 2**64:
             raise ValueError(f"seed: below 2^64, got {seed}")
         store = _core.GraphStore(
-            as_matrix("vectors", vectors),
+            as_matrix("vectors", vectors, finite=False),
             metric=metric,
             degree=as_count("degree", degree),
             breadth=as_count("breadth", breadth),
@@ -217,7 +217,7 @@ class GraphIndex:
         ------
         TypeError, ValueError      naming the argument
         """
-        rows = as_matrix("queries", queries, columns=self.dim)
+        rows = as_matrix("queries", queries, columns=self.dim, finite=False)  # the engine looks
         scores, ids = self._store.search(
             rows,
             as_count("k", k),

@@ -107,9 +107,7 @@ impl Graph {
         if vectors.columns != d {
             return Err(ArgumentError::Value(format!("vectors: wanted {d} columns, got {}", vectors.columns)));
         }
-        if !vectors.finite() {
-            return Err(ArgumentError::Value("vectors: wanted finite values".into()));
-        }
+        vectors.check_finite("vectors")?;
         if vectors.rows >= MOST - from {
             return Err(ArgumentError::Value(format!("vectors: wanted fewer than 2^31 in all, got {}", vectors.rows)));
         }

@@ -59,9 +59,7 @@ impl Graph {
             let (wanted, got) = (self.dim(), queries.columns);
             return Err(ArgumentError::Value(format!("queries: wanted {wanted} columns, got {got}")));
         }
-        if !queries.finite() {
-            return Err(ArgumentError::Value("queries: wanted finite values".into()));
-        }
+        queries.check_finite("queries")?;
         let (m, k) = (queries.rows, wanted.k);
         let mut scores = results(m, k, f32::NEG_INFINITY)?;
         let mut ids = results(m, k, -1i64)?;

@@ -138,7 +138,7 @@ def scann(base: Vectors, folder: Path, threads: int) -> tuple[Search, int]:
     many = index.search_batched if threads == 1 else index.search_batched_parallel
 
     def search(queries: Vectors, effort: int) -> Ids:
-        # Candidates that are scored in full grow with the effort as well: short codes alone end far below the recalls asked for.
+        # Candidates scored in full grow with the effort: short codes alone end far below the recalls asked for.
         ids = many(queries, leaves_to_search=_probes(effort, lists), pre_reorder_num_neighbors=max(50, effort))[0]
         return ids.astype(np.int64)  # type: ignore[no-any-return]
 

@@ -107,3 +107,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_breadth_beyond_all_items_costs_no_memory_and_changes_nothing() {
+    let y = rows(60, 9, 5);
+    let found = |breadth: usize| {
+        let graph = Graph::build(Matrix::new(&y, 60, 9), Metric::Cosine, (8, breadth), 1, 1, Isa::best()).unwrap();
+        let wanted = Wanted { k: 4, ef: 8, filter: None, exact: false };
+        let found = graph.search(Matrix::new(&y, 60, 9), wanted, 1, Isa::best()).unwrap();
+        (found.scores, found.ids)
+    };
+    assert!(found(1 << 40) == found(60));
+}

@@ -113,7 +113,8 @@ impl Kernel for Walk<'_> {
         let Walk { terrain, breadth, others, wanted, lanes } = self;
         for lane in lanes.iter_mut() {
             lane.seen.clear(terrain.vertices());
-            lane.pool.clear(breadth.max(1));
+            // Its memory is written, and any breadth may have been asked for.
+            lane.pool.clear(breadth.min(terrain.vertices()).max(1));
             let most = terrain.degree.max(terrain.entries.len()).max(others.len());
             // A vector more than the last begins in.
             let room = most.next_multiple_of(MOST_LANES);

@@ -69,12 +69,17 @@ def check(found: tuple[Any, Any], exact: NDArray[np.float64], k: int, metric: Me
         assert len(set(row[row >= 0])) == (row >= 0).sum()
 
 
-def both_passes(vectors: Any, queries: Any, k: int, metric: Metric, isa: str | None = None, **how: Any) -> Any:
-    """The result of the float32 pass, after that of the codes was found to be the same bits."""
+def any_directions(d: int) -> dict[str, Any]:
+    matrix, _ = np.linalg.qr(np.random.default_rng(d).standard_normal((d, d)))
+    return {"directions": matrix.astype(np.float32), "leading": (d % 3, (d - d % 3 + 1) // 2)}
+
+
+def every_pass(vectors: Any, queries: Any, k: int, metric: Metric, isa: str | None = None, **how: Any) -> Any:
+    """The result of the float32 pass, after those of the codes were found to be the same bits."""
     items = {name: how.pop(name, None) for name in ("item_scale", "item_bias")}
-    results = []
-    for codes in (False, True):
-        store = _core.ExactStore(vectors, metric=metric, codes=codes, isa=isa, **items)
+    d, results = np.shape(vectors)[1], []
+    for codes, along in ((False, {}), (True, {}), (True, any_directions(d)) if d > 3 else (True, {})):
+        store = _core.ExactStore(vectors, metric=metric, codes=codes, isa=isa, **along, **items)
         results += [store.search(queries, k, num_threads=threads, isa=isa, **how)[:2] for threads in (1, 2, 5)]
     for other in results[1:]:
         np.testing.assert_array_equal(results[0][1], other[1])
@@ -89,16 +94,16 @@ def test_agrees_with_float64_on_every_instruction_set(
     rng: np.random.Generator, m: int, n: int, d: int, k: int, metric: Metric, isa: str
 ) -> None:
     x, y = (rng.standard_normal((rows, d), dtype=np.float32) for rows in (m, n))
-    check(both_passes(y, x, k, metric, isa), exact_scores(x, y, metric), k, metric)
+    check(every_pass(y, x, k, metric, isa), exact_scores(x, y, metric), k, metric)
     if metric != "l2":
         scale, bias = rng.standard_normal(n, dtype=np.float32), rng.standard_normal(n, dtype=np.float32)
-        found = both_passes(y, x, k, metric, isa, item_scale=scale, item_bias=bias)
+        found = every_pass(y, x, k, metric, isa, item_scale=scale, item_bias=bias)
         check(found, exact_scores(x, y, metric, scale, bias), k, metric)
 
 
 def test_instruction_sets_agree_bit_by_bit(rng: np.random.Generator) -> None:
     x, y = rng.standard_normal((30, 77), dtype=np.float32), rng.standard_normal((900, 77), dtype=np.float32)
-    results = [both_passes(y, x, 20, "cosine", isa) for isa in ISAS]
+    results = [every_pass(y, x, 20, "cosine", isa) for isa in ISAS]
     for other in results[1:]:
         np.testing.assert_array_equal(results[0][0], other[0])
         np.testing.assert_array_equal(results[0][1], other[1])
@@ -162,7 +167,7 @@ def test_codes_return_the_same_bits_as_float32_on_adversarial_data(
     if affine and metric != "l2":
         items["item_scale"] = rng.standard_normal(n, dtype=np.float32)
         items["item_bias"] = rng.standard_normal(n, dtype=np.float32) * np.float32(10.0 ** rng.integers(-9, 9))
-    found = both_passes(y, x, k, metric, **items)
+    found = every_pass(y, x, k, metric, **items)
     with np.errstate(over="ignore"):
         exact = exact_scores(x, y, metric, items.get("item_scale"), items.get("item_bias"))
         # Scores beyond float32 are returned as infinities, in the right order.

@@ -356,6 +356,8 @@ def facility_lists(ids: _I64, scores: _F32, self_similarity: float, size: int) -
 class ExactStore:
     """Vectors (N, D), copied and prepared for exact search: a first pass over 8-bit codes (``codes``) or in float32.
 
+    directions (D, D), with codes: orthonormal rows, along which codes are taken. leading: how many of them stay in
+    float32 (at most 2) and how many of the next are multiplied for all pairs.
     metric "ip": item_scale_j <x, y_j> + item_bias_j; "cosine": the same of the cosine; "l2": the squared distance.
     """
 
@@ -365,6 +367,8 @@ class ExactStore:
         *,
         metric: Literal["ip", "cosine", "l2"] = "ip",
         codes: bool = True,
+        directions: _F32 | None = None,
+        leading: tuple[int, int] = (0, 0),
         item_scale: _F32 | None = None,
         item_bias: _F32 | None = None,
         num_threads: int = 1,
@@ -378,6 +382,10 @@ class ExactStore:
     def metric(self) -> Literal["ip", "cosine", "l2"]: ...
     @property
     def codes(self) -> bool: ...
+    @property
+    def leading(self) -> tuple[int, int] | None:
+        """How many directions the first pass takes in float32 and how many as codes; None: it takes all coordinates."""
+
     @property
     def affine(self) -> tuple[_F32 | None, _F32 | None]:
         """(item_scale, item_bias), copies."""

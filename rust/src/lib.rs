@@ -6,12 +6,15 @@
 //! the same bits come out for any number of threads.
 
 pub mod buffer;
+mod coder;
+pub mod directions;
 pub mod error;
 pub mod exact;
 pub mod facility;
 pub mod file;
 pub mod grad;
 pub mod graph;
+mod hits;
 pub mod importance;
 pub mod limits;
 pub mod logsum;
@@ -20,6 +23,7 @@ pub mod neighbours;
 pub mod pairs;
 mod passed;
 pub mod prefixes;
+mod prepare;
 
 #[cfg(feature = "python")]
 mod python;

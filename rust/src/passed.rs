@@ -1,13 +1,18 @@
 //! Rows on the queries' side of a first pass: their codes or floats, their part of the bound, and their exact scores.
 
+use crate::coder::Coder;
+use crate::directions::{Directions, Tails};
 use crate::exact::{Items, Metric, dot_under, inverse_norm};
-use crate::quant::{Row, down, quantise};
+use crate::quant::{Row, down};
 use crate::scan::Query;
 use crate::select::Exact;
 use crate::simd::{Isa, Kernel, Simd};
-use crate::stop::filled;
-use crate::store::{ExactStore, split};
+use crate::stop::{filled, room_for};
+use crate::store::ExactStore;
 use crate::tile::Matrix;
+
+/// Rows that are rotated together: a multiple of every tile's rows.
+const ROTATED: usize = 48;
 
 /// The rows of a unit as the first pass takes them, and their exact scores.
 pub(crate) struct Passed<'a> {
@@ -17,8 +22,10 @@ pub(crate) struct Passed<'a> {
     isa: Isa,
     pub(crate) bytes: Vec<u8>,
     pub(crate) floats: Vec<f32>,
-    /// x_h / s_x
+    /// x_h / s_x, or ‖x_T‖ / s_x
     pub(crate) heavy: Vec<f32>,
+    tails: Vec<i8>,
+    starts: Vec<i32>,
     pub(crate) queries: Vec<Query>,
     /// 1 / norm, squared norm and w of each row.
     pub(crate) facts: Vec<[f64; 3]>,
@@ -36,26 +43,28 @@ impl Kernel for Pass<'_, '_> {
     unsafe fn run<S: Simd, const MR: usize>(self) {
         let (store, (i0, i1), to) = (self.store, self.rows, self.to);
         let d = store.d;
-        let mut light = vec![0f32; d];
+        let rotation = store.directions.as_ref().map_or(0.0, Directions::error);
+        let mut coder = Coder::new(d, ROTATED.min(i1 - i0), &store.heavy, store.directions.as_ref());
         for i in i0..i1 {
             let x = to.source.row(i);
             let square = dot_under::<S>(x, x);
             let norm = square.sqrt();
             let unit = if store.metric == Metric::Cosine && norm > 0.0 { norm } else { 1.0 };
-            let mut row = Row { unit, norm, heavy: 0.0, square: (store.metric == Metric::SquaredL2).then_some(square) };
-            let at = (i - i0) * d;
+            let mut row =
+                Row { unit, norm, heavy: 0.0, rotation, square: (store.metric == Metric::SquaredL2).then_some(square) };
             let (query, weight) = if store.codes {
-                let bytes = &mut to.bytes[at..at + d];
-                row.heavy = split(x, &store.heavy, &mut light);
-                let q = quantise(&light, bytes);
+                if (i - i0).is_multiple_of(ROTATED) {
+                    // SAFETY: the caller's promise.
+                    unsafe { coder.rotate::<S, MR>(&to.source, (i, i1.min(i + ROTATED))) };
+                }
+                let (q, heavy) = coder.quantise(x, (i - i0) % ROTATED, norm);
+                row.heavy = heavy;
                 let (query, weight) = row.with_codes(&q, d, store.largest_offset);
-                let keep = query.error < f32::INFINITY;
-                bytes.iter_mut().for_each(|b| *b = if keep { *b ^ 0x80 } else { 0x80 });
-                let unit = if keep { 1.0 / f64::from(q.scale) } else { 0.0 };
-                to.heavy.extend(store.heavy.iter().map(|&h| (unit * f64::from(x[h])) as f32));
+                to.keep(store, &coder, q.scale, query.error < f32::INFINITY);
                 (query, weight)
             } else {
                 let (query, weight) = row.with_floats(d, store.largest_offset);
+                let at = (i - i0) * d;
                 if query.error < f32::INFINITY {
                     to.floats[at..at + d].copy_from_slice(x);
                 }
@@ -68,20 +77,53 @@ impl Kernel for Pass<'_, '_> {
 }
 
 impl<'a> Passed<'a> {
+    /// What `coder` has of the next row, zeros where it has no bound.
+    #[inline(always)]
+    fn keep(&mut self, store: &ExactStore, coder: &Coder, scale: f32, bounded: bool) {
+        let (leading, rest) = coder.codes.split_at(store.coded());
+        self.bytes.extend(leading.iter().map(|b| if bounded { b ^ 0x80 } else { 0x80 }));
+        let unit = if bounded { 1.0 / f64::from(scale) } else { 0.0 };
+        self.heavy.extend(coder.floats.iter().map(|x| (unit * x) as f32));
+        if let Some(directions) = &store.directions {
+            if let Some(length) = self.heavy.last_mut() {
+                *length = length.next_up();
+            }
+            let rest = || rest.iter().map(|&b| if bounded { b as i8 } else { 0 });
+            self.starts.push(-128 * rest().map(i32::from).sum::<i32>());
+            self.tails.extend(rest());
+            self.tails.resize(self.starts.len() * directions.tail(), 0);
+        }
+    }
+
+    /// What a pass over leading directions leaves out of these rows and the columns from `from`.
+    pub(crate) fn tails<'t>(&'t self, store: &'t ExactStore, from: usize) -> Option<Tails<'t>> {
+        store.directions.as_ref().map(|directions| {
+            let width = directions.tail();
+            let columns = store.tails.as_ptr().cast::<u8>().wrapping_add(from * width);
+            Tails { rows: &self.tails, starts: &self.starts, columns, width }
+        })
+    }
+
     /// Rows `rows.0..rows.1` of `source`, against `store`.
     pub(crate) fn new(store: &'a ExactStore, source: Matrix<'a, f32>, rows: (usize, usize), isa: Isa) -> Passed<'a> {
+        fn room<T>(len: usize) -> Vec<T> {
+            room_for::<T>(len);
+            Vec::with_capacity(len)
+        }
         let count = rows.1 - rows.0;
-        let len = count * store.d;
+        let of_directions = |of: fn(&Directions) -> usize| store.directions.as_ref().map_or(0, |d| count * of(d));
         let mut passed = Passed {
             items: store.items(),
             source,
             first: rows.0,
             isa,
-            bytes: filled(0, if store.codes { len } else { 0 }),
-            floats: filled(0.0, if store.codes { 0 } else { len }),
-            heavy: Vec::with_capacity(count * store.heavy.len()),
-            queries: Vec::with_capacity(count),
-            facts: Vec::with_capacity(count),
+            bytes: room(if store.codes { count * store.coded() } else { 0 }),
+            floats: filled(0.0, if store.codes { 0 } else { count * store.d }),
+            heavy: room(count * store.extra()),
+            tails: room(of_directions(Directions::tail)),
+            starts: room(of_directions(|_| 1)),
+            queries: room(count),
+            facts: room(count),
         };
         isa.run(Pass { store, rows, to: &mut passed });
         passed

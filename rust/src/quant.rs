@@ -218,6 +218,8 @@ pub struct Row {
     pub norm: f64,
     /// ‖x_h‖, likewise.
     pub heavy: f64,
+    /// What rotated vectors' products are off beside that, as a share of `heavy` and its like on the other side.
+    pub rotation: f64,
     /// ‖x‖² for squared distances: it scales the error of their f64 arithmetic.
     pub square: Option<f64>,
 }
@@ -251,7 +253,8 @@ impl Row {
             // v = B_j, exactly.
             Query::PLAIN
         } else {
-            let terms = [up(p * UP), up(q * UP), up(EPILOGUE * weight * UP), up(EPILOGUE * heavy * UP), 1.0];
+            let terms =
+                [up(p * UP), up(q * UP), up(EPILOGUE * weight * UP), up((EPILOGUE + self.rotation) * heavy * UP), 1.0];
             Query { weight: weight as f32, terms, error: if error > 0.0 { up(error * UP) } else { 0.0 } }
         };
         (query, weight)

@@ -105,6 +105,7 @@ impl Job<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::FirstPass;
 
     #[test]
     fn a_range_holds_what_a_sorted_list_of_all_scores_holds() {
@@ -115,10 +116,11 @@ mod tests {
         y[40 * d..41 * d].fill(0.0);
         let filter: Vec<u8> = (0..n).map(|j| u8::from(j % 7 != 0)).collect();
         for metric in [Metric::InnerProduct, Metric::Cosine, Metric::SquaredL2] {
-            for codes in [false, true] {
+            for pass in 0..3 {
                 for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
                     let (x, y) = (Matrix::new(&x, m, d), Matrix::new(&y, n, d));
-                    let store = ExactStore::new(y, metric, None, None, codes, 1, isa).unwrap();
+                    let store =
+                        ExactStore::new(y, metric, None, None, FirstPass::number(pass, d, isa), 1, isa).unwrap();
                     let all = store.search(x, n, Some(&filter), None, 1, isa).unwrap();
                     for bound in [all.scores[60], 0.0, -1e300, 1e300, f64::INFINITY, f64::NEG_INFINITY] {
                         let found = store.within(x, bound, Some(&filter), 2, isa).unwrap();

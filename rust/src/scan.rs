@@ -5,6 +5,8 @@
 //! Only values above `threshold_i − error_ib` leave the registers: a few in ten thousand, so that the pass costs what its products cost.
 
 use crate::buffer::Buffer;
+use crate::directions::Tails;
+use crate::hits::{Hit, Hits, MOST_ROWS, Masks};
 use crate::select::{Candidate, Exact, Selector};
 use crate::simd::{Kernel, NV, Simd};
 use crate::stop::{checkpoint, memory_left};
@@ -162,6 +164,8 @@ pub struct Scan<'a, E> {
     pub x: Matrix<'a, E>,
     /// Their coordinates in f32, as many as the columns have.
     pub heavy: Matrix<'a, f32>,
+    /// Where these elements are leading ones only: their last coordinate in f32 is then the length of the others.
+    pub tails: Option<Tails<'a>>,
     /// The number of the first of them among all rows.
     pub first: usize,
     /// Of these rows.
@@ -180,46 +184,42 @@ pub struct Scan<'a, E> {
     pub computed: &'a mut usize,
 }
 
-/// A tile with at least one value above its row's threshold.
-struct Hit<'a> {
-    values: &'a [f32],
-    width: usize,
-    masks: &'a [u32],
-    /// Rows of the tile, from `row` of all.
-    row: usize,
-    column: usize,
-    errors: &'a [f32],
-    thresholds: &'a mut [f32],
-    selectors: &'a mut [Selector],
-    computed: &'a mut usize,
+/// Where the rows of a tile stand.
+struct Standing {
+    errors: [f32; MOST_ROWS],
+    thresholds: [f32; MOST_ROWS],
 }
 
-impl Hit<'_> {
+impl Standing {
+    /// Values of a tile whose rows begin with `row` of all and its columns with `column`, to its rows' selectors.
     #[cold]
     #[inline(never)]
-    fn collect(self, to: usize, left_out: &LeftOut, exact: Option<&dyn Exact>) {
-        for (r, selector) in self.selectors.iter_mut().enumerate() {
-            let mut mask = self.masks[r];
-            while mask != 0 {
-                let c = mask.trailing_zeros() as usize;
-                mask &= mask - 1;
-                // Adding 0 leaves one zero: the order of candidates tells −0 from 0.
-                let (value, id, i) = (self.values[r * self.width + c] + 0.0, self.column + c, self.row + r);
-                // Again: the threshold may have risen within the tile.
-                if value <= self.thresholds[r] || id >= to || !left_out.keeps(i, id) {
-                    continue;
+    fn collect(
+        &mut self,
+        hits: &Hits,
+        (row, column): (usize, usize),
+        selectors: &mut [Selector],
+        (to, left_out): (usize, &LeftOut),
+        exact: Option<&dyn Exact>,
+    ) -> usize {
+        let mut computed = 0;
+        for hit in hits.iter() {
+            // Adding 0 leaves one zero: the order of candidates tells −0 from 0.
+            let (value, id, i) = (hit.value + 0.0, column + hit.column, row + hit.row);
+            // Again: the threshold may have risen within the tile.
+            if value <= self.thresholds[hit.row] || id >= to || !left_out.keeps(i, id) {
+                continue;
+            }
+            let (error, selector) = (self.errors[hit.row], &mut selectors[hit.row]);
+            if selector.push(Candidate { lower: value - error, upper: value + error, id: id as u32 }) {
+                match exact {
+                    None => selector.cut(),
+                    Some(exact) => computed += selector.cut_bounds(i, exact),
                 }
-                let error = self.errors[r];
-                let full = selector.push(Candidate { lower: value - error, upper: value + error, id: id as u32 });
-                if full {
-                    match exact {
-                        None => selector.cut(),
-                        Some(exact) => *self.computed += selector.cut_bounds(i, exact),
-                    }
-                    self.thresholds[r] = selector.threshold() - error;
-                }
+                self.thresholds[hit.row] = selector.threshold() - error;
             }
         }
+        computed
     }
 }
 
@@ -231,7 +231,8 @@ impl<E: Product> Kernel for Scan<'_, E> {
         let Columns { from, to, .. } = self.columns;
         let panels = self.workspace.as_mut_ptr();
         let resident = (RESIDENT / (4 * k.max(1)) / BLOCK * BLOCK).max(BLOCK);
-        let (mut errors, mut thresholds) = ([0f32; 16], [f32::INFINITY; 16]);
+        let mut standing = Standing { errors: [0.0; MOST_ROWS], thresholds: [f32::INFINITY; MOST_ROWS] };
+        let mut hits = Hits::new();
         // SAFETY: the panels hold the rows; blocks stay within the packed columns.
         unsafe {
             pack_panels(&self.x, 0, m, MR, panels);
@@ -246,46 +247,35 @@ impl<E: Product> Kernel for Scan<'_, E> {
                     let queries = &self.queries[i..][..rows];
                     let selectors = &mut self.selectors[i..][..rows];
                     for block in (part..to.min(part + resident)).step_by(BLOCK) {
-                        thresholds[rows..].fill(f32::INFINITY);
+                        standing.thresholds[rows..].fill(f32::INFINITY);
                         for (r, (query, selector)) in queries.iter().zip(selectors.iter()).enumerate() {
-                            errors[r] = self.columns.bounds.map_or(0.0, |b| query.error(&b[block / BLOCK]));
-                            thresholds[r] = selector.threshold() - errors[r];
+                            let error = self.columns.bounds.map_or(0.0, |b| query.error(&b[block / BLOCK]));
+                            (standing.errors[r], standing.thresholds[r]) = (error, selector.threshold() - error);
                         }
-                        let mut c = block;
-                        while c < to.min(block + BLOCK) {
+                        for c in (block..to.min(block + BLOCK)).step_by(NV * S::W) {
                             let b = self.columns.panels.add((c - from) / PANEL * PANEL * k + (c - from) % PANEL);
                             let values =
                                 values::<S, E, MR>((k, a, b), (h, heavy.add(p * MR * h)), &self.columns, c, queries);
-                            let mut any = 0;
-                            for (row, threshold) in values.iter().zip(thresholds) {
-                                for v in row {
-                                    any |= S::gt(*v, S::splat(threshold));
+                            let (mut masks, mut any): (Masks, u32) = ([[0; NV]; MOST_ROWS], 0);
+                            for ((row, masks), threshold) in values.iter().zip(&mut masks).zip(standing.thresholds) {
+                                for (v, mask) in row.iter().zip(masks) {
+                                    *mask = S::gt(*v, S::splat(threshold));
+                                    any |= *mask;
                                 }
                             }
-                            if any != 0 {
-                                let mut tile = [0f32; 16 * PANEL];
-                                let mut masks = [0u32; 16];
-                                let width = NV * S::W;
-                                for (r, row) in values.iter().enumerate() {
-                                    for (v, lanes) in row.iter().enumerate() {
-                                        S::store(tile.as_mut_ptr().add(r * width + v * S::W), *lanes);
-                                        masks[r] |= S::gt(*lanes, S::splat(thresholds[r])) << (v * S::W);
-                                    }
-                                }
-                                let hit = Hit {
-                                    values: &tile,
-                                    width,
-                                    masks: &masks,
-                                    row: self.first + i,
-                                    column: c,
-                                    errors: &errors,
-                                    thresholds: &mut thresholds,
-                                    selectors,
-                                    computed: self.computed,
-                                };
-                                hit.collect(to, &self.left_out, self.exact);
+                            if any == 0 {
+                                continue;
                             }
-                            c += NV * S::W;
+                            hits.gather::<S, MR>(&values, &masks);
+                            if let Some(tails) = &self.tails {
+                                let passes = |hit: Hit| hit.value > standing.thresholds[hit.row];
+                                tails.complete::<S>(&mut hits, (i, c), (&self.heavy, &self.columns), passes);
+                            }
+                            if hits.count() > 0 {
+                                let at = (self.first + i, c);
+                                let left_out = (to, &self.left_out);
+                                *self.computed += standing.collect(&hits, at, selectors, left_out, self.exact);
+                            }
                         }
                     }
                 }

@@ -204,7 +204,7 @@ impl Job<'_> {
         if self.store.codes {
             // SAFETY: Code is a transparent byte.
             let bytes = unsafe { std::slice::from_raw_parts(passed.bytes.as_ptr().cast::<Code>(), passed.bytes.len()) };
-            let x = Matrix::new(bytes, rows, self.store.d);
+            let x = Matrix::new(bytes, rows, self.store.coded());
             self.isa.run(self.pass(x, passed, (j0, j1), selectors, workspace, computed));
         } else {
             let x = Matrix::new(&passed.floats, rows, self.store.d);
@@ -223,7 +223,8 @@ impl Job<'_> {
     ) -> Scan<'a, E> {
         Scan {
             x,
-            heavy: Matrix::new(&passed.heavy, x.rows, self.store.heavy.len()),
+            heavy: Matrix::new(&passed.heavy, x.rows, self.store.extra()),
+            tails: passed.tails(self.store, j0),
             first: passed.first,
             queries: &passed.queries,
             selectors,
@@ -240,6 +241,7 @@ impl Job<'_> {
 mod tests {
     use super::*;
     use crate::select::{Candidate, Exact};
+    use crate::store::FirstPass;
     use proptest::prelude::*;
 
     /// Bounds and exact scores, in the unit of the bounds, of every pair.
@@ -285,13 +287,13 @@ mod tests {
         fn the_exact_score_lies_between_its_bounds(
             (d, x, y) in (1usize..80).prop_flat_map(|d| (Just(d), rows(7, d), rows(40, d))),
             metric in prop_oneof![Just(Metric::InnerProduct), Just(Metric::Cosine), Just(Metric::SquaredL2)],
-            codes: bool,
+            pass in 0usize..3,
             affine in proptest::collection::vec(-3f32..3.0, 40),
         ) {
             let (x, y) = (Matrix::new(&x, 7, d), Matrix::new(&y, 40, d));
             let affine = (metric != Metric::SquaredL2).then_some(&affine[..]);
             for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
-                let store = ExactStore::new(y, metric, affine, affine, codes, 1, isa).unwrap();
+                let store = ExactStore::new(y, metric, affine, affine, FirstPass::number(pass, d, isa), 1, isa).unwrap();
                 for (c, exact) in pairs(&store, x, isa) {
                     prop_assert!(
                         f64::from(c.lower) <= exact && exact <= f64::from(c.upper), "{isa:?} {c:?} {exact}"
@@ -309,7 +311,7 @@ mod tests {
         let y: Vec<f32> = (0..n * d).map(|i| if light(i) { 2.4 / 127.0 } else { 1.0 }).collect();
         let x: Vec<f32> = (0..d).map(|i| if light(i) { 1.0 } else { 0.0 }).collect();
         let (x, y) = (Matrix::new(&x, 1, d), Matrix::new(&y, n, d));
-        let mut store = ExactStore::new(y, Metric::InnerProduct, None, None, true, 1, Isa::best()).unwrap();
+        let mut store = ExactStore::new(y, Metric::InnerProduct, None, None, FirstPass::Codes, 1, Isa::best()).unwrap();
         let outside = |store: &ExactStore| {
             let holds = |(c, exact): &(Candidate, f64)| f64::from(c.lower) <= *exact && *exact <= f64::from(c.upper);
             !pairs(store, x, Isa::best()).iter().all(holds)

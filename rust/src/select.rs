@@ -19,6 +19,12 @@ pub struct Candidate {
     pub id: u32,
 }
 
+impl Candidate {
+    fn middle(&self) -> f32 {
+        self.lower + 0.5 * (self.upper - self.lower)
+    }
+}
+
 /// Exact scores of the columns of a row.
 pub trait Exact: Sync {
     /// Scores of row `row` and the columns `ids`, as they are reported, into `out`.
@@ -34,12 +40,16 @@ pub struct Selector {
     floor: f32,
     found: Vec<Candidate>,
     best: Vec<(f64, u32)>,
+    /// Candidates since the last cut that are likely among the best.
+    likely: usize,
 }
 
 /// Candidates between bounds that a row may have before all of them are scored.
 const MOST: usize = 4096;
 /// Exact scores that are asked for at a time.
 const CHUNK: usize = 8;
+/// Likely ones among the new candidates that are scored at once: a threshold that lags behind lets more through than that costs.
+const EAGER: usize = 4;
 
 /// Best first: the larger score, then the smaller id.
 pub fn order(a: &(f64, u32), b: &(f64, u32)) -> Ordering {
@@ -51,12 +61,12 @@ impl Selector {
     pub fn new(k: usize) -> Selector {
         let limit = k + k.max(48);
         let floor = if k == 0 { f32::INFINITY } else { f32::NEG_INFINITY };
-        Selector { k, limit, floor, found: Vec::new(), best: Vec::new() }
+        Selector { k, limit, floor, found: Vec::new(), best: Vec::new(), likely: 0 }
     }
 
     /// For all columns whose upper bound reaches `floor`.
     pub fn reaching(floor: f32) -> Selector {
-        Selector { k: usize::MAX, limit: usize::MAX, floor, found: Vec::with_capacity(16), best: Vec::new() }
+        Selector { k: usize::MAX, limit: usize::MAX, floor, found: Vec::with_capacity(16), best: Vec::new(), likely: 0 }
     }
 
     /// No column with a score below this can be among the k best; with exact scores, neither can a later one that equals it.
@@ -72,7 +82,8 @@ impl Selector {
             self.found.reserve_exact(self.limit);
         }
         self.found.push(candidate);
-        self.found.len() >= self.limit
+        self.likely += usize::from(candidate.middle() >= self.floor);
+        self.found.len() >= self.limit || (self.likely >= EAGER && self.best.len() == self.k)
     }
 
     /// Cut back exact candidates (`lower == upper`) to the k best.
@@ -89,6 +100,13 @@ impl Selector {
 
     /// Cut back candidates of row `row` that are known by bounds. Returns how many exact scores were computed.
     pub fn cut_bounds(&mut self, row: usize, exact: &dyn Exact) -> usize {
+        self.likely = 0;
+        if self.best.len() == self.k && self.found.len() < self.limit {
+            let computed = self.score(row, exact, |_, c, floor| c.middle() >= floor);
+            let floor = self.floor;
+            self.found.retain(|c| c.upper >= floor);
+            return computed;
+        }
         if self.found.len() >= self.k {
             let (_, kth, _) = self.found.select_nth_unstable_by(self.k - 1, |a, b| b.lower.total_cmp(&a.lower));
             self.floor = self.floor.max(kth.lower);
@@ -100,13 +118,12 @@ impl Selector {
             return 0;
         }
         let mut computed = 0;
-        let middle = |c: &Candidate| c.lower + 0.5 * (c.upper - c.lower);
         let missing = self.k - self.best.len();
         if missing > 0 && missing < self.found.len() {
-            self.found.select_nth_unstable_by(missing - 1, |a, b| middle(b).total_cmp(&middle(a)));
+            self.found.select_nth_unstable_by(missing - 1, |a, b| b.middle().total_cmp(&a.middle()));
             computed += self.score(row, exact, |i, _, _| i < missing);
         }
-        computed += self.score(row, exact, |_, c, floor| middle(c) >= floor);
+        computed += self.score(row, exact, |_, c, floor| c.middle() >= floor);
         let floor = self.floor;
         self.found.retain(|c| c.upper >= floor);
         if self.found.len() >= MOST {

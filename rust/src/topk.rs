@@ -184,6 +184,7 @@ pub fn pair_topk<E: Product>(
                     isa.run(Scan {
                         x: Matrix::new(&x.data[(first + r0) * x.columns..(first + r1) * x.columns], r1 - r0, x.columns),
                         heavy: Matrix::new(&[], r1 - r0, 0),
+                        tails: None,
                         first: first + r0,
                         queries: &queries[..r1 - r0],
                         selectors,

@@ -8,6 +8,7 @@ import numpy as np
 
 from simtile import _core
 from simtile.search._arrays import as_mask, thread_count
+from simtile.search._directions import principal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,12 +55,21 @@ class State(NamedTuple):
 
 
 def prepared(
-    rows: NDArray[np.float32], metric: Metric, codes: bool, scale: NDArray[np.float32] | None,
-    bias: NDArray[np.float32] | None,
+    rows: NDArray[np.float32], metric: Metric, first_pass: Literal["pca", "i8", "f32"],
+    scale: NDArray[np.float32] | None, bias: NDArray[np.float32] | None,
 ) -> _core.ExactStore:  # fmt: skip
+    found = principal(rows, metric, scale, bias) if first_pass == "pca" else None
+    matrix, sizes = (None, (0, 0)) if found is None else found
     return _core.ExactStore(
-        rows, metric=metric, codes=codes, item_scale=scale, item_bias=bias, num_threads=thread_count(None)
-    )
+        rows, metric=metric, codes=first_pass != "f32", directions=matrix, leading=sizes, item_scale=scale,
+        item_bias=bias, num_threads=thread_count(None),
+    )  # fmt: skip
+
+
+def first_pass_of(store: _core.ExactStore) -> Literal["pca", "i8", "f32"]:
+    if not store.codes:
+        return "f32"
+    return "i8" if store.leading is None else "pca"
 
 
 def worth_codes(rows: NDArray[np.float32]) -> bool:

@@ -29,6 +29,9 @@ _INSERT, _WALK = 1.7e-4, 2.4e-5
 _INSERT_GROWS, _WALK_GROWS = 0.42, 0.55
 _AT_ITEMS, _AT_COLUMNS = 50_000, 384
 
+# From so many on, rotating the items pays (``python benches/bench_search_exact.py``).
+_PCA_QUERIES = 20_000
+
 LEAST_ITEMS = 4096
 """A graph of fewer has no advantage."""
 
@@ -110,7 +113,8 @@ def build(
     rows = as_matrix("vectors", vectors)
     choice = explain(*rows.shape, queries=queries, recall=recall, codes=worth_codes(rows))
     if choice.index == "exact":
-        return ExactIndex(vectors, metric=metric)
+        many = queries >= _PCA_QUERIES and worth_codes(rows)
+        return ExactIndex(vectors, metric=metric, first_pass="pca" if many else "auto")
     index = GraphIndex.build(vectors, metric=metric, seed=seed, num_threads=num_threads)
     index.tune(recall, num_threads=num_threads)
     return index

@@ -17,7 +17,7 @@ import numpy as np
 
 from simtile import _core
 from simtile.search._arrays import as_count, as_csr, as_integers, as_matrix, like, per_item, thread_count
-from simtile.search._state import Metric, State, excludes_enough, prepared, worth_codes
+from simtile.search._state import Metric, State, excludes_enough, first_pass_of, prepared, worth_codes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Array = TypeVar("Array", NDArray[Any], Tensor)
 
-FirstPass: TypeAlias = Literal["auto", "i8", "f32"]
+FirstPass: TypeAlias = Literal["auto", "pca", "i8", "f32"]
 
 
 class ExactIndex:
@@ -39,8 +39,11 @@ class ExactIndex:
     metric : {"ip", "cosine", "l2"}      l2 is squared; the cosine with a zero vector is 0
     item_scale, item_bias : array or Tensor (N,)      items rank by ``item_scale * score + item_bias``, as a hubness
         correction asks (not for l2); a negative scale is allowed
-    first_pass : {"auto", "i8", "f32"}      changes the speed, never the result. "auto" takes 8-bit codes where the
-        processor multiplies bytes fast and a few of the vectors, searched for, show that the bound excludes enough
+    first_pass : {"auto", "pca", "i8", "f32"}      changes the speed, never the result. "auto" takes 8-bit codes where
+        the processor multiplies bytes fast and a few of the vectors, searched for, show that the bound excludes enough.
+        "pca" takes codes along the vectors' principal directions and multiplies the leading ones alone, where a sample
+        says that they exclude most pairs, otherwise "i8": searches of embeddings are faster, but packing takes several
+        times as long, so that it pays for ten thousand queries or more
 
     Raises
     ------
@@ -78,16 +81,16 @@ class ExactIndex:
     ) -> None:
         if metric not in ("ip", "cosine", "l2"):
             raise ValueError(f'metric: one of "ip", "cosine", "l2", got {metric!r}')
-        if first_pass not in ("auto", "i8", "f32"):
-            raise ValueError(f'first_pass: one of "auto", "i8", "f32", got {first_pass!r}')
+        if first_pass not in ("auto", "pca", "i8", "f32"):
+            raise ValueError(f'first_pass: one of "auto", "pca", "i8", "f32", got {first_pass!r}')
         rows = as_matrix("vectors", vectors, finite=False)  # the store looks, while it copies
         scale, bias = per_item("item_scale", item_scale, len(rows)), per_item("item_bias", item_bias, len(rows))
         if metric == "l2" and (scale is not None or bias is not None):
             raise ValueError('item_scale, item_bias: for metric "ip" and "cosine" only, got "l2"')
-        codes = first_pass == "i8" or (first_pass == "auto" and worth_codes(rows))
-        store = prepared(rows, metric, codes, scale, bias)
-        if first_pass == "auto" and codes and not excludes_enough(store, rows):
-            store = prepared(rows, metric, False, scale, bias)
+        chosen = first_pass if first_pass != "auto" else "i8" if worth_codes(rows) else "f32"
+        store = prepared(rows, metric, chosen, scale, bias)
+        if first_pass == "auto" and chosen == "i8" and not excludes_enough(store, rows):
+            store = prepared(rows, metric, "f32", scale, bias)
         self._set(State(store, None, len(rows)))
         self._changing = threading.Lock()
         self._kind = functools.partial(like, vectors[:0])
@@ -121,7 +124,7 @@ class ExactIndex:
     def _set(self, state: State) -> None:
         self._state = state
         self.metric = state.store.metric
-        self.first_pass: Literal["i8", "f32"] = "i8" if state.store.codes else "f32"
+        self.first_pass = first_pass_of(state.store)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, in place of what is there: a crash leaves the old file or the new one.
@@ -198,7 +201,7 @@ class ExactIndex:
                 None if old is None or more is None else np.concatenate([old, more])
                 for old, more in zip(store.affine, new, strict=True)
             )
-            every = prepared(np.concatenate([store.vectors(), rows]), self.metric, store.codes, scale, bias)
+            every = prepared(np.concatenate([store.vectors(), rows]), self.metric, first_pass_of(store), scale, bias)
             kept = None if ids is None else np.concatenate([ids, added])
             self._set(State(every, kept, next_id + len(rows)))
             return added
@@ -221,7 +224,7 @@ class ExactIndex:
                 raise ValueError(f"ids: of items in the index, got {missing[0]}")
             left = ~np.isin(all_ids, gone)
             scale, bias = (None if values is None else values[left] for values in state.store.affine)
-            store = prepared(state.store.vectors()[left], self.metric, state.store.codes, scale, bias)
+            store = prepared(state.store.vectors()[left], self.metric, first_pass_of(state.store), scale, bias)
             self._set(State(store, all_ids[left], state.next_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -229,7 +232,13 @@ class ExactIndex:
         store, ids, next_id = self._state
         scale, bias = store.affine
         rebuilt = functools.partial(
-            _rebuilt, metric=self.metric, scale=scale, bias=bias, codes=store.codes, ids=ids, next_id=next_id
+            _rebuilt,
+            metric=self.metric,
+            scale=scale,
+            bias=bias,
+            first_pass=first_pass_of(store),
+            ids=ids,
+            next_id=next_id,
         )
         return rebuilt, (self._kind(store.vectors()),)
 
@@ -364,10 +373,10 @@ class ExactIndex:
 
 
 def _rebuilt(
-    vectors: Any, *, metric: Metric, scale: Any, bias: Any, codes: bool, ids: NDArray[np.int64] | None, next_id: int
+    vectors: Any, *, metric: Metric, scale: Any, bias: Any, first_pass: FirstPass, ids: NDArray[np.int64] | None,
+    next_id: int,
 ) -> ExactIndex:  # fmt: skip
     """A pickled index."""
-    first_pass: FirstPass = "i8" if codes else "f32"
     index = ExactIndex(vectors, metric=metric, item_scale=scale, item_bias=bias, first_pass=first_pass)
     index._set(State(index._state.store, ids, next_id))
     return index

@@ -1,6 +1,7 @@
 //! What is known of all vectors so far: their candidates, and what a pair has to reach on either side.
 
 use crate::buffer::Shared;
+use crate::hits::Hit;
 use crate::passed::Passed;
 use crate::select::{Candidate, Selector};
 
@@ -103,5 +104,15 @@ impl Limits {
             }
             _ => (1.0, f32::NEG_INFINITY),
         };
+    }
+    /// Whether a value of a tile whose columns begin with `column` passes for its row, and for its column.
+    ///
+    /// # Safety
+    /// No other thread has the column.
+    #[inline(always)]
+    pub(super) unsafe fn passed(&self, board: &Board, column: usize, hit: Hit) -> (bool, bool) {
+        // SAFETY: the caller's promise.
+        let reach = unsafe { *board.reach.at(column + hit.column) };
+        (hit.value > self.own[hit.row], hit.value > reach * self.factor[hit.row] + self.offset[hit.row])
     }
 }

@@ -10,8 +10,10 @@
 mod board;
 
 use crate::buffer::{Buffer, Shared, results};
+use crate::directions::Tails;
 use crate::error::ArgumentError;
 use crate::exact::Metric;
+use crate::hits::{Hit, Hits, MOST_ROWS, Masks};
 use crate::passed::Passed;
 use crate::quant::MAX_HEAVY;
 use crate::scan::{BLOCK, Code, Columns, PANEL, Product, values};
@@ -143,15 +145,16 @@ impl Board<'_> {
         isa: Isa,
     ) -> usize {
         let (m, columns) = (i1 - i0, store.packed(j0, j1));
-        let heavy = Matrix::new(&rows.heavy, m, store.heavy.len());
+        let heavy = Matrix::new(&rows.heavy, m, store.extra());
+        let tails = rows.tails(store, j0);
         if store.codes {
             // SAFETY: Code is a transparent byte.
             let bytes = unsafe { std::slice::from_raw_parts(rows.bytes.as_ptr().cast::<Code>(), rows.bytes.len()) };
-            let x = Matrix::new(bytes, m, store.d);
-            isa.run(Meeting { board: self, rows, x, heavy, columns, workspace })
+            let x = Matrix::new(bytes, m, store.coded());
+            isa.run(Meeting { board: self, rows, x, heavy, tails, columns, workspace })
         } else {
             let x = Matrix::new(&rows.floats, m, store.d);
-            isa.run(Meeting { board: self, rows, x, heavy, columns, workspace })
+            isa.run(Meeting { board: self, rows, x, heavy, tails, columns, workspace })
         }
     }
 }
@@ -162,6 +165,7 @@ struct Meeting<'a, E> {
     rows: &'a Passed<'a>,
     x: Matrix<'a, E>,
     heavy: Matrix<'a, f32>,
+    tails: Option<Tails<'a>>,
     columns: Columns<'a>,
     workspace: &'a mut Buffer,
 }
@@ -176,7 +180,7 @@ impl<E: Product> Kernel for Meeting<'_, E> {
         let panels = self.workspace.as_mut_ptr();
         let resident = (RESIDENT / (4 * k.max(1)) / BLOCK * BLOCK).max(BLOCK);
         let width = NV * S::W;
-        let (mut limits, mut computed) = (Limits::NONE, 0);
+        let (mut limits, mut hits, mut computed) = (Limits::NONE, Hits::new(), 0);
         // SAFETY: the panels hold the rows; blocks stay within the packed columns; no other thread has these rows and columns.
         unsafe {
             pack_panels(&self.x, 0, m, MR, panels);
@@ -206,29 +210,27 @@ impl<E: Product> Kernel for Meeting<'_, E> {
                             let tile =
                                 values::<S, E, MR>((k, a, b), (h, heavy.add(p * MR * h)), &self.columns, c, queries);
                             let reach: [S::V; NV] = std::array::from_fn(|v| S::load(board.reach.at(c + v * S::W)));
-                            let passing = |r: usize, v: usize| {
-                                let theirs = S::fma(reach[v], S::splat(limits.factor[r]), S::splat(limits.offset[r]));
-                                (S::gt(tile[r][v], S::splat(limits.own[r])), S::gt(tile[r][v], theirs))
-                            };
-                            let mut any = 0;
-                            for r in 0..MR {
-                                for v in 0..NV {
-                                    let (own, theirs) = passing(r, v);
-                                    any |= own | theirs;
+                            let (mut masks, mut any): (Masks, u32) = ([[0; NV]; MOST_ROWS], 0);
+                            for (r, (row, masks)) in tile.iter().zip(&mut masks).enumerate() {
+                                let (own, factor) = (S::splat(limits.own[r]), S::splat(limits.factor[r]));
+                                for (v, mask) in masks.iter_mut().enumerate() {
+                                    let theirs = S::fma(reach[v], factor, S::splat(limits.offset[r]));
+                                    *mask = S::gt(row[v], own) | S::gt(row[v], theirs);
+                                    any |= *mask;
                                 }
                             }
                             if any == 0 {
                                 continue;
                             }
-                            let mut hits = Hits { values: [0.0; 16 * PANEL], masks: [0; 16] };
-                            for (r, row) in tile.iter().enumerate() {
-                                for (v, lanes) in row.iter().enumerate() {
-                                    S::store(hits.values.as_mut_ptr().add(r * width + v * S::W), *lanes);
-                                    let (own, theirs) = passing(r, v);
-                                    hits.masks[r] |= (own | theirs) << (v * S::W);
-                                }
+                            hits.gather::<S, MR>(&tile, &masks);
+                            if let Some(tails) = &self.tails {
+                                let passes = |hit: Hit| {
+                                    let (own, theirs) = limits.passed(board, c, hit);
+                                    own || theirs
+                                };
+                                tails.complete::<S>(&mut hits, (i, c), (&self.heavy, &self.columns), passes);
                             }
-                            computed += hits.collect(board, &mut limits, (first + i, rows), (c, end, width), triangle);
+                            computed += collect(board, &hits, &mut limits, (first + i, c, end), triangle);
                         }
                     }
                 }
@@ -238,51 +240,48 @@ impl<E: Product> Kernel for Meeting<'_, E> {
     }
 }
 
-/// A tile with at least one value above a threshold.
-struct Hits {
-    values: [f32; 16 * PANEL],
-    masks: [u32; 16],
-}
-
-impl Hits {
-    /// # Safety
-    /// No other thread has these rows and columns.
-    #[cold]
-    #[inline(never)]
-    unsafe fn collect(
-        &self,
-        board: &Board,
-        limits: &mut Limits,
-        (row, rows): (usize, usize),
-        (column, end, width): (usize, usize, usize),
-        triangle: bool,
-    ) -> usize {
-        let mut computed = 0;
-        for r in 0..rows {
-            let (i, error, mut mask) = (row + r, limits.error[r], self.masks[r]);
-            while mask != 0 {
-                let c = mask.trailing_zeros() as usize;
-                mask &= mask - 1;
-                let j = column + c;
-                if j >= end || (triangle && j <= i) {
-                    continue;
-                }
-                let value = self.values[r * width + c] + 0.0;
-                let own = Candidate { lower: value - error, upper: value + error, id: j as u32 };
-                // SAFETY: the caller's promise.
-                let ((floor, mine), (_, theirs)) =
-                    unsafe { (board.offer(i, own), board.offer(j, board.mirrored(i, j, value, error))) };
-                limits.own[r] = floor - error;
-                computed += mine + theirs;
+/// Values of a tile whose rows begin with `row` of all vectors and its columns, below `end`, with `column`, to both sides.
+///
+/// # Safety
+/// No other thread has these rows and columns.
+#[cold]
+#[inline(never)]
+unsafe fn collect(
+    board: &Board,
+    hits: &Hits,
+    limits: &mut Limits,
+    (row, column, end): (usize, usize, usize),
+    triangle: bool,
+) -> usize {
+    let mut computed = 0;
+    for hit in hits.iter() {
+        let (i, j) = (row + hit.row, column + hit.column);
+        if j >= end || (triangle && j <= i) {
+            continue;
+        }
+        let (value, error) = (hit.value + 0.0, limits.error[hit.row]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            // Again: thresholds may have risen within the tile.
+            let (own, theirs) = limits.passed(board, column, hit);
+            if own {
+                let candidate = Candidate { lower: value - error, upper: value + error, id: j as u32 };
+                let (floor, scored) = board.offer(i, candidate);
+                limits.own[hit.row] = floor - error;
+                computed += scored;
+            }
+            if theirs {
+                computed += board.offer(j, board.mirrored(i, j, value, error)).1;
             }
         }
-        computed
     }
+    computed
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::FirstPass;
 
     /// Clusters, exact duplicates, zero rows, and rows beyond what the bounds hold for.
     fn vectors(n: usize, d: usize) -> Vec<f32> {
@@ -312,8 +311,11 @@ mod tests {
         for (n, d, k) in [(1, 3, 2), (7, 5, 9), (200, 40, 3), (700, 33, 10), (1300, 17, 4)] {
             let data = vectors(n, d);
             for metric in [Metric::InnerProduct, Metric::Cosine, Metric::SquaredL2] {
-                for codes in [false, true] {
-                    let make = |isa| ExactStore::new(Matrix::new(&data, n, d), metric, None, None, codes, 1, isa);
+                for pass in 0..3 {
+                    let make = |isa| {
+                        let pass = FirstPass::number(pass, d, isa);
+                        ExactStore::new(Matrix::new(&data, n, d), metric, None, None, pass, 1, isa)
+                    };
                     let store = make(Isa::best()).unwrap();
                     let (mut scores, mut ids) = (vec![f64::NEG_INFINITY; n * k], vec![-1; n * k]);
                     if n > 1 {
@@ -327,7 +329,7 @@ mod tests {
                         let store = make(isa).unwrap();
                         for threads in [1, 3] {
                             let found = store.neighbours(k, threads, isa).unwrap();
-                            let at = format!("{n} x {d}, {metric:?}, codes {codes}, {isa:?}, {threads} threads");
+                            let at = format!("{n} x {d}, {metric:?}, pass {pass}, {isa:?}, {threads} threads");
                             assert_eq!(found.ids, ids, "{at}");
                             assert_eq!(found.scores, scores, "{at}");
                         }
@@ -342,8 +344,16 @@ mod tests {
         let (n, d, k) = (300, 9, 5);
         let data = vectors(n, d);
         let bias: Vec<f32> = (0..n).map(|j| j as f32).collect();
-        let store = ExactStore::new(Matrix::new(&data, n, d), Metric::Cosine, None, Some(&bias), false, 1, Isa::best())
-            .unwrap();
+        let store = ExactStore::new(
+            Matrix::new(&data, n, d),
+            Metric::Cosine,
+            None,
+            Some(&bias),
+            FirstPass::Floats,
+            1,
+            Isa::best(),
+        )
+        .unwrap();
         let found = store.neighbours(k, 2, Isa::best()).unwrap();
         let last = |i: usize| if i == n - 1 { n - 2 } else { n - 1 } as i64;
         assert!((0..n).all(|i| found.ids[i * k] == last(i)));

@@ -2,11 +2,13 @@
 
 use super::arguments::{AnyMatrix, Common, Raw, Row, Stored, by_type, choice, matrix, run, same_columns, slice, zeros};
 use super::graph::file_error;
+use crate::directions::Directions;
 use crate::error::ArgumentError;
 use crate::exact::Metric;
 use crate::pairs::{Diagonal, IdsMode};
 use crate::scan::Product;
 use crate::simd::Isa;
+use crate::store::FirstPass;
 use crate::tile::{Bf16, Matrix};
 use crate::topk::TopkArgs;
 use numpy::{
@@ -159,13 +161,16 @@ impl ExactStore {
 #[pymethods]
 impl ExactStore {
     #[new]
-    #[pyo3(signature = (vectors, *, metric = "ip", codes = true, item_scale = None, item_bias = None, num_threads = 1, isa = None))]
+    #[pyo3(signature = (vectors, *, metric = "ip", codes = true, directions = None, leading = (0, 0), item_scale = None, item_bias = None,
+        num_threads = 1, isa = None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         vectors: PyReadonlyArray2<'_, f32>,
         metric: &str,
         codes: bool,
+        directions: Option<PyReadonlyArray2<'_, f32>>,
+        leading: (usize, usize),
         item_scale: Row<'_, f32>,
         item_bias: Row<'_, f32>,
         num_threads: usize,
@@ -175,7 +180,15 @@ impl ExactStore {
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let (scale, bias) = (slice("item_scale", &item_scale)?, slice("item_bias", &item_bias)?);
         let vectors = floats("vectors", &vectors)?;
-        let store = run(py, || crate::store::ExactStore::new(vectors, metric, scale, bias, codes, threads, isa))?;
+        let matrix = directions.as_ref().map(|matrix| floats("directions", matrix)).transpose()?;
+        let store = run(py, || {
+            let first_pass = match matrix {
+                _ if !codes => FirstPass::Floats,
+                None => FirstPass::Codes,
+                Some(matrix) => FirstPass::Along(Directions::new(matrix, leading, isa)?),
+            };
+            crate::store::ExactStore::new(vectors, metric, scale, bias, first_pass, threads, isa)
+        })?;
         Ok(ExactStore { store })
     }
 
@@ -224,6 +237,12 @@ impl ExactStore {
     #[getter]
     fn codes(&self) -> bool {
         self.store.codes
+    }
+
+    /// How many directions the first pass takes in f32 and how many as codes; None: it takes all coordinates.
+    #[getter]
+    fn leading(&self) -> Option<(usize, usize)> {
+        self.store.directions.as_ref().map(Directions::sizes)
     }
 
     /// (item_scale, item_bias), copies.

@@ -12,6 +12,7 @@ def exact_search() -> str:
     results = processor("search_exact")
     processes = results["search_exact"]["processes"]
     titles = {
+        "simtile-pca": "simtile, 8-bit first pass along principal directions",
         "simtile-i8": "simtile, 8-bit first pass",
         "simtile-f32": "simtile, float32",
         "numpy": "NumPy",

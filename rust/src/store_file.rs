@@ -9,8 +9,8 @@ use crate::tile::Matrix;
 use std::path::Path;
 
 /// Words: d, n, next id, whether it has codes, scale, bias and ids; from the tenth, how many of its directions are in f32 and how many
-/// lead. Sections: vectors, scale, bias, ids,
-/// directions. Files from before there were directions have zeros there, and programs from then pass over what they do not know.
+/// lead. Sections: vectors, scale, bias, ids, directions. Files from before there were directions have zeros there, and programs from then
+/// pass over what they do not know.
 const EXACT: Kind = Kind { magic: *b"SIMTILEX", version: 1, what: "an exact index" };
 
 impl ExactStore {

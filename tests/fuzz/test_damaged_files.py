@@ -16,6 +16,8 @@ from simtile.search import ExactIndex, GraphIndex
 
 ROUNDS = 250
 x = np.random.default_rng(0).standard_normal((200, 8)).astype(np.float32)
+# Long in few directions, so that a first pass along them is kept in the file.
+LONG = (np.random.default_rng(1).standard_normal((4096, 64)) / np.arange(1, 65)).astype(np.float32)
 ITEMS = [f"item {i}" for i in range(60)]
 
 
@@ -52,6 +54,10 @@ def read_cur(path: Path) -> Any:
 
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
     "exact index": (lambda path: ExactIndex(x).save(path), lambda path: ExactIndex.load(path).search(x[:5], 3)),
+    "exact index along directions": (
+        lambda path: ExactIndex(LONG, first_pass="pca").save(path),
+        lambda path: ExactIndex.load(path).search(LONG[:5], 3),
+    ),
     "graph index": (lambda path: GraphIndex.build(x).save(path), lambda path: GraphIndex.load(path).search(x[:5], 3)),
     "reducer": (write_reducer, lambda path: HubnessReducer.load(path).search(x[:5], 3)),
     "journal": (write_journal, read_journal),

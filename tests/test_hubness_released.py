@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from real_vectors import real_pairs
-from simtile.hubness import METHODS, HubnessReducer, reference
+from simtile.hubness import METHODS, HubnessReducer, _compat, reference
 from simtile.kernels.reference import unit
 
 N, M, B, K = 900, 150, 400, 10
@@ -138,3 +138,37 @@ def test_duplicates_in_the_bank_give_no_division_by_zero(vectors: Any) -> None:
         scores, ids = HubnessReducer(method).fit(gallery, query_bank=bank).search(queries, K)
         assert np.isfinite(scores).all()
         assert (ids >= 0).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("candidates", [1, 32])
+def test_released_dual_dis_is_right_where_scores_are_negative_or_equal(
+    seed: int, candidates: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few dimensions: half of the scores are negative. With one candidate more than asked for, most rows are dense."""
+    monkeypatch.setattr(_compat, "_LEAST", candidates)
+    rng = np.random.default_rng(seed)
+    gallery, queries, bank, items = (unit(rng.standard_normal((n, 3))) for n in (90, 60, 12, 9))
+    gallery[40:50] = gallery[7]
+    allowed = rng.random(90) < 0.5 if seed % 2 else None
+    k = (5, 20, 90, 120)[seed % 4]
+    reducer = HubnessReducer("dual_dis", compat="dbnorm", beta=2.0, beta_gallery=9.0)
+    reducer.fit(gallery, query_bank=bank, gallery_bank=items)
+    scores, ids = reducer.search(queries, k, filter=allowed)
+    s, mask = queries @ gallery.T, np.ones(90, dtype=bool) if allowed is None else allowed
+    best = np.where(mask, s, -np.inf).argmax(axis=1)
+    exact = np.ones_like(s)
+    for other, beta in ((bank @ gallery.T, 2.0), (items @ gallery.T, 9.0)):
+        opened = np.isin(best, other.argmax(axis=1))[:, None]
+        exact *= np.where(opened, np.exp(beta * s) / np.exp(beta * other).sum(axis=0), s)
+    exact[:, ~mask] = -np.inf
+    wanted = -np.sort(-exact, axis=1)[:, :k]
+    held = wanted.shape[1]
+    valid = np.isfinite(wanted)
+    assert (ids[:, :held][~valid] == -1).all()
+    assert (ids[:, held:] == -1).all()
+    np.testing.assert_allclose(scores[:, :held][valid], wanted[valid], rtol=1e-4, atol=1e-6)
+    got = np.take_along_axis(exact, np.maximum(ids[:, :held], 0), axis=1)
+    np.testing.assert_allclose(got[valid], wanted[valid], rtol=1e-4, atol=1e-6)
+    for row in ids:
+        assert len(set(row[row >= 0])) == (row >= 0).sum()

@@ -47,14 +47,19 @@ class GatedIndex:
             return np.zeros((len(best), len(self.masks)), dtype=bool)
         return np.stack([mask[best] & (best >= 0) for mask in self.masks], axis=1)
 
+    def raw(
+        self, queries: Rows, k: int, allowed: NDArray[np.bool_] | None, num_threads: int
+    ) -> tuple[Scores, NDArray[np.int64], Gates]:
+        """Raw scores and items (M, k or 1) and the gates (M, T) that the best of the items allowed opens."""
+        closed = np.zeros((len(queries), len(self.masks)), np.float32)
+        found = self.index.search(np.hstack([queries, closed]), max(k, 1), filter=allowed, num_threads=num_threads)
+        return found[0].astype(np.float64), found[1], self.gates(found[1][:, 0])
+
     def search(
         self, queries: Rows, k: int, allowed: NDArray[np.bool_] | None, num_threads: int
     ) -> tuple[Scores, NDArray[np.int64], Gates]:
-        """Scores and items (M, k) and the gates (M, T); the raw best item is that of the items allowed."""
-        closed = np.zeros((len(queries), len(self.masks)), np.float32)
-        found = self.index.search(np.hstack([queries, closed]), max(k, 1), filter=allowed, num_threads=num_threads)
-        scores, ids = found[0].astype(np.float64), found[1]
-        gates = self.gates(ids[:, 0])
+        """Scores and items (M, k) and the gates (M, T)."""
+        scores, ids, gates = self.raw(queries, k, allowed, num_threads)
         rows = np.flatnonzero(gates.any(axis=1))
         if len(rows):
             augmented = np.hstack([queries[rows], gates[rows].astype(np.float32)])

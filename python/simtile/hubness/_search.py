@@ -56,9 +56,10 @@ def search(
         queries = np.ascontiguousarray(prepare(rows, model.how.metric))
         return _pairwise.search(queries, k, settings, model.corpus, allowed)
     if settings.method in GATED:
-        scores, ids, gates = model.gated.search(prepare(rows, model.how.metric), k, allowed, num_threads)
+        queries = prepare(rows, model.how.metric)
         if compat == "dbnorm":
-            return _compat.dual_dis(prepare(rows, model.how.metric), k, model, gates, allowed)
+            return _compat.dual_dis(queries, k, model, allowed, num_threads)
+        scores, ids, gates = model.gated.search(queries, k, allowed, num_threads)
     else:
         scores, ids = model.index.search(rows, k, filter=allowed, num_threads=num_threads)
         gates = np.ones((len(rows), 1), dtype=bool)

@@ -69,15 +69,22 @@ def prepare(rows: Rows, metric: Metric) -> Rows:
     return np.asarray(rows / np.maximum(norms, np.float32(1e-12)), np.float32)
 
 
+_ROUNDED = 512
+"""Rows that are rounded at a time."""
+
+
 def bfloat16_bits(rows: Rows) -> NDArray[np.uint16]:
     """Rounded to the nearest, ties to even."""
-    bits = np.ascontiguousarray(rows).view(np.uint32)
-    rounded = bits >> 16
-    rounded &= 1
-    rounded += bits
-    rounded += 0x7FFF
-    rounded >>= 16
-    return rounded.astype(np.uint16)
+    out = np.empty(rows.shape, np.uint16)
+    for at in range(0, len(rows), _ROUNDED):
+        bits = np.ascontiguousarray(rows[at : at + _ROUNDED]).view(np.uint32)
+        rounded = bits >> 16
+        rounded &= 1
+        rounded += bits
+        rounded += 0x7FFF
+        rounded >>= 16
+        out[at : at + _ROUNDED] = rounded
+    return out
 
 
 def _operand(rows: Rows, precision: Precision) -> NDArray[Any]:
@@ -100,14 +107,14 @@ class Items:
         left, center = prepare(bank, self.metric), None
         if self.precision == "bfloat16":
             # All scores of an item share <mean, g>, which is left out of what is rounded.
-            center = left.mean(axis=0, dtype=np.float64)
-            left = (left - center).astype(np.float32)
+            center = left.mean(axis=0, dtype=np.float64).astype(np.float32)
+            left = left - center
         parts = []
         for j in range(0, max(len(self.gallery), 1), GALLERY_BLOCK):
             right = prepare(self.gallery[j : j + GALLERY_BLOCK], self.metric)
             x, y = (_operand(rows, self.precision) for rows in (left, right))
             lse, mean, var, top = _core.pair_stats(x, y, betas, depth, num_threads=self.num_threads)
-            shift = np.zeros(len(right)) if center is None else right @ center
+            shift = np.zeros(len(right)) if center is None else (right @ center).astype(np.float64)
             parts.append((lse + np.multiply.outer(betas, shift), mean + shift, var, top + shift))
         lse, mean, var, top = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top.astype(np.float64))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+import bench_cur_recall
 import bench_drop_ins
 import bench_hubness
 import bench_info_nce
@@ -157,7 +158,7 @@ def run_hubness(options: argparse.Namespace, results: Record) -> None:
 
 def run_cur(options: argparse.Namespace, results: Record) -> None:
     """Recall for a budget of scorer calls, and what a search costs besides the scorer."""
-    kinds = ("dense",) if options.quick else ("dense", "sparse", "dense-words", "sparse-words")
+    kinds = bench_cur_recall.KINDS[:1] if options.quick else bench_cur_recall.KINDS
     found = {}
     for data in ("cross-encoder",) if options.quick else ("cross-encoder", "maxsim"):
         for kind in kinds:

@@ -15,9 +15,10 @@
 //! |<c_x, c_y> − <x, y>| <= ε (2 + ε) (‖x‖ + κ / ε) (‖y‖ + κ / ε)
 //! ```
 //!
-//! The proof there holds of c_x and c_y. Their heavy coordinates and the tails' lengths are no longer than `‖x‖ + κ / ε` (1 + ε), which takes the place of
-//! ‖x_h‖, the error above that of 16 u there. Taking the product of the lengths out again and adding the tails' codes are two more
-//! roundings of the 13 in step 4, where three heavy coordinates instead of five leave two.
+//! The proof there holds of c_x and c_y. The vector of their heavy coordinates and the tail's length is no longer than `(1 + ε) (‖x‖ + κ / ε)`, and
+//! `‖x‖ + κ / ε` takes the place of ‖x_h‖: its error is the one above besides the 16 u there, whose 1 + ε the difference between 13 and 16
+//! roundings covers. Taking the product of the lengths out again and adding the tails' codes are two more of these 13 roundings, where three
+//! heavy coordinates instead of five leave two.
 //!
 //! [1] Higham, Functions of Matrices, lemma 8.17.
 

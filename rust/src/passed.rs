@@ -85,7 +85,8 @@ impl<'a> Passed<'a> {
         let unit = if bounded { 1.0 / f64::from(scale) } else { 0.0 };
         self.heavy.extend(coder.floats.iter().map(|x| (unit * x) as f32));
         if let Some(directions) = &store.directions {
-            if let Some(length) = self.heavy.last_mut() {
+            // A tail of zeros stays one: the scores of a zero vector are exact.
+            if let Some(length) = self.heavy.last_mut().filter(|length| **length > 0.0) {
                 *length = length.next_up();
             }
             let rest = || rest.iter().map(|&b| if bounded { b as i8 } else { 0 });

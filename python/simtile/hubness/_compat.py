@@ -59,7 +59,7 @@ def dual_dis(
             found = np.hstack([raw_ids[rows], against[1]]), np.hstack([raw[rows], -against[0]])
         scores[rows], ids[rows] = _best(*found, k, model, opened)
     rest = np.concatenate(left)
-    step = max(1, BLOCK_BYTES // (16 * max(len(model.corpus.gallery), 1)))
+    step = max(1, BLOCK_BYTES // (64 * max(len(model.corpus.gallery), 1)))
     for i0 in range(0, len(rest), step):
         rows = rest[i0 : i0 + step]
         s = (queries[rows] @ model.corpus.gallery.T).astype(np.float64)

@@ -2,7 +2,8 @@
 //!
 //! `value_ij = factor_j · acc_ij + weight_i · offset_j + <h_i, g_j>`, with a few f32 coordinates h and g, is a score in a unit of row i's own. It differs from the true one by at most
 //! `error_ib = Σ_t terms_i[t] · bounds_b[t]` (columns of block b; see [`crate::quant`]; without bounds, values are taken as they are).
-//! Only values above `threshold_i − error_ib` leave the registers: a few in ten thousand, so that the pass costs what its products cost.
+//! Only values above `threshold_i − error_ib` leave the registers: a few in ten thousand, so that the pass costs what its products cost. Where
+//! it is along leading directions ([`crate::directions`]), values are upper bounds at first, and one in fifty leaves.
 
 use crate::buffer::Buffer;
 use crate::directions::Tails;

@@ -3,8 +3,8 @@
 //! Candidates are appended while they can still be among the k best; a full buffer is cut back in linear time, so that any k costs O(1) a
 //! candidate. With exact scores (`lower == upper`) the cut keeps k. With bounds it keeps whatever reaches the k-th largest lower
 //! bound. Where that is too much, exact scores are taken of the few that are likely to be among the best: the threshold is then one
-//! error below the k-th best, not two, which leaves a fraction of the candidates. The rest are scored at the end, in the order of their
-//! upper bounds, until none can reach the k-th ([`Selector::resolve`]).
+//! error below the k-th best, not two, which leaves a fraction of the candidates. From then on likely ones are scored a few at a time as
+//! they come. The rest are scored at the end, in the order of their upper bounds, until none can reach the k-th ([`Selector::resolve`]).
 
 use std::cmp::Ordering;
 
@@ -101,6 +101,7 @@ impl Selector {
     /// Cut back candidates of row `row` that are known by bounds. Returns how many exact scores were computed.
     pub fn cut_bounds(&mut self, row: usize, exact: &dyn Exact) -> usize {
         self.likely = 0;
+        // Asked for by likely candidates, not for want of room.
         if self.best.len() == self.k && self.found.len() < self.limit {
             let computed = self.score(row, exact, |_, c, floor| c.middle() >= floor);
             let floor = self.floor;

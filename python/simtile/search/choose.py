@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 # Seconds of one core, 384 columns, some 50,000 items: an item's coordinate to pack; one to scan as a code, and in
 # float32; an item to insert; a walk at recall .95. A walk is bound by memory, not by columns, up to a few hundred.
-_PACK, _SCAN_CODES, _SCAN_FLOATS = 3.4e-9, 6.0e-12, 1.9e-11
-_INSERT, _WALK = 1.7e-4, 2.4e-5
-_INSERT_GROWS, _WALK_GROWS = 0.42, 0.55
+_PACK, _SCAN_CODES, _SCAN_FLOATS = 3.4e-9, 5.8e-12, 1.9e-11
+_INSERT, _WALK = 1.4e-4, 1.6e-5
+_INSERT_GROWS, _WALK_GROWS = 0.42, 0.48
 _AT_ITEMS, _AT_COLUMNS = 50_000, 384
 
 # From so many on, rotating the items pays (``python benches/bench_search_exact.py``).

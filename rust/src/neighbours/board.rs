@@ -105,6 +105,7 @@ impl Limits {
             _ => (1.0, f32::NEG_INFINITY),
         };
     }
+
     /// Whether a value of a tile whose columns begin with `column` passes for its row, and for its column.
     ///
     /// # Safety

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simtile.search import ExactIndex
+from simtile import _core
+from simtile.search import ExactIndex, build
 
 Metric = Literal["ip", "cosine", "l2"]
 
@@ -62,3 +63,12 @@ def test_directions_are_left_alone_where_none_lead(rng: np.random.Generator) -> 
     np.testing.assert_array_equal(
         ExactIndex(huge, first_pass="pca").search(huge[:5], 3)[1], ExactIndex(huge).search(huge[:5], 3)[1]
     )
+
+
+def test_build_takes_directions_where_many_queries_are_to_come(rng: np.random.Generator) -> None:
+    rows = like_embeddings(rng, 5000, 96)
+    bytes_are_fast = _core.isas()[0] == "avx512_bf16"
+    for queries, wanted in ((100, "i8"), (1_000_000, "pca")):
+        index = build(rows, recall=1, queries=queries)
+        assert isinstance(index, ExactIndex)
+        assert index.first_pass == (wanted if bytes_are_fast else "f32")

@@ -22,7 +22,7 @@ pub(crate) struct Passed<'a> {
     isa: Isa,
     pub(crate) bytes: Vec<u8>,
     pub(crate) floats: Vec<f32>,
-    /// x_h / s_x, or ‖x_T‖ / s_x
+    /// x_h / s_x; along directions also ‖x_T‖ / s_x, behind the others.
     pub(crate) heavy: Vec<f32>,
     tails: Vec<i8>,
     starts: Vec<i32>,

@@ -12,9 +12,30 @@ const SLACK_F64: f64 = 1.0 / (1u64 << 34) as f64;
 /// Errors are at least this: a zero vector's is 0, and its ties must not depend on the order in which they are met.
 const LEAST_ERROR: f32 = 1e-30;
 
+/// A vector's unit of scores.
+#[derive(Clone, Copy)]
+pub(super) struct Unit {
+    /// w; 0 where nothing bounds its scores.
+    weight: f64,
+    /// 1 / w
+    inverse: f64,
+    /// ‖x‖², for squared distances.
+    square: f64,
+}
+
+impl Unit {
+    /// Those of a side.
+    pub(super) fn of(passed: &Passed, squared: bool) -> impl Iterator<Item = Unit> {
+        passed.facts.iter().zip(&passed.queries).map(move |([_, square, weight], query)| {
+            let weight = if query.error < f32::INFINITY { *weight } else { 0.0 };
+            Unit { weight, inverse: 1.0 / weight, square: if squared { *square } else { 0.0 } }
+        })
+    }
+}
+
 /// What is known of all vectors so far.
 pub(super) struct Board<'a> {
-    pub(super) squared: bool,
+    pub(super) units: &'a [Unit],
     pub(super) side: usize,
     pub(super) passed: &'a [Passed<'a>],
     pub(super) selectors: Shared<Selector>,
@@ -25,14 +46,6 @@ pub(super) struct Board<'a> {
 impl<'a> Board<'a> {
     pub(super) fn of(&self, i: usize) -> &'a Passed<'a> {
         &self.passed[i / self.side]
-    }
-
-    /// w and, for squared distances, the squared norm of vector `i`; None where nothing bounds its scores.
-    fn unit(&self, i: usize) -> Option<(f64, f64)> {
-        let passed = self.of(i);
-        let [_, square, weight] = passed.facts[i - passed.first];
-        let bounded = passed.queries[i - passed.first].error < f32::INFINITY;
-        bounded.then_some((weight, if self.squared { square } else { 0.0 }))
     }
 
     /// One more candidate of vector `i`, in its own unit. Returns its threshold, and how many exact scores were computed.
@@ -48,10 +61,13 @@ impl<'a> Board<'a> {
             }
             let computed = selector.cut_bounds(i, self.of(i));
             let floor = selector.threshold();
-            *self.reach.at(i) = self.unit(i).map_or(f32::NEG_INFINITY, |(weight, square)| {
-                let (at, half) = (f64::from(floor) / weight, 0.5 * square);
+            let unit = self.units[i];
+            *self.reach.at(i) = if unit.weight > 0.0 {
+                let (at, half) = (f64::from(floor) * unit.inverse, 0.5 * unit.square);
                 ((at - half - SLACK * (at.abs() + half)) as f32).next_down()
-            });
+            } else {
+                f32::NEG_INFINITY
+            };
             (floor, computed)
         }
     }
@@ -59,15 +75,13 @@ impl<'a> Board<'a> {
     /// Column j as a candidate of row i, seen from j.
     pub(super) fn mirrored(&self, i: usize, j: usize, value: f32, error: f32) -> Candidate {
         let id = i as u32;
-        let (Some((own, own_square)), Some((weight, square))) = (self.unit(i), self.unit(j)) else {
-            return Candidate { lower: f32::NEG_INFINITY, upper: f32::INFINITY, id };
-        };
-        if error == f32::INFINITY {
+        let (own, other) = (self.units[i], self.units[j]);
+        if own.weight == 0.0 || other.weight == 0.0 || error == f32::INFINITY {
             return Candidate { lower: f32::NEG_INFINITY, upper: f32::INFINITY, id };
         }
-        let (value, error, ratio) = (f64::from(value), f64::from(error), weight / own);
-        let shift = weight * 0.5 * (square - own_square);
-        let slack = SLACK_F64 * ((value.abs() + error) * ratio + weight * (square + own_square));
+        let (value, error, ratio) = (f64::from(value), f64::from(error), other.weight * own.inverse);
+        let shift = other.weight * 0.5 * (other.square - own.square);
+        let slack = SLACK_F64 * ((value.abs() + error) * ratio + other.weight * (other.square + own.square));
         Candidate {
             lower: (((value - error) * ratio + shift - slack) as f32).next_down(),
             upper: (((value + error) * ratio + shift + slack) as f32).next_up(),
@@ -97,12 +111,12 @@ impl Limits {
         self.error[r] = error;
         // SAFETY: the caller's promise.
         self.own[r] = unsafe { (*board.selectors.at(i)).threshold() } - error;
-        (self.factor[r], self.offset[r]) = match board.unit(i) {
-            Some((weight, square)) if error < f32::INFINITY => {
-                let (half, error) = (0.5 * weight * square, f64::from(error));
-                (weight as f32, ((half - error - SLACK * (half + error)) as f32).next_down())
-            }
-            _ => (1.0, f32::NEG_INFINITY),
+        let Unit { weight, square, .. } = board.units[i];
+        (self.factor[r], self.offset[r]) = if weight > 0.0 && error < f32::INFINITY {
+            let (half, error) = (0.5 * weight * square, f64::from(error));
+            (weight as f32, ((half - error - SLACK * (half + error)) as f32).next_down())
+        } else {
+            (1.0, f32::NEG_INFINITY)
         };
     }
 

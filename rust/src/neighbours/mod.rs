@@ -24,7 +24,7 @@ use crate::stop::{filled, room_for};
 use crate::store::ExactStore;
 use crate::team;
 use crate::tile::{Matrix, pack_panels};
-use board::{Board, Limits};
+use board::{Board, Limits, Unit};
 
 /// Vectors of a side: their thresholds and candidates stay in the L2 cache, and packing them is little beside their products.
 const SIDE: usize = 4096;
@@ -83,10 +83,11 @@ fn tournament(
         });
     });
     let passed: Vec<Passed> = passed.into_iter().flatten().collect();
+    let units: Vec<Unit> = passed.iter().flat_map(|p| Unit::of(p, store.metric == Metric::SquaredL2)).collect();
     let board = Board {
-        squared: store.metric == Metric::SquaredL2,
         side,
         passed: &passed,
+        units: &units,
         selectors: Shared::of(&mut selectors),
         reach: Shared::of(&mut reach),
     };
@@ -215,7 +216,7 @@ impl<E: Product> Kernel for Meeting<'_, E> {
                                 let (own, factor) = (S::splat(limits.own[r]), S::splat(limits.factor[r]));
                                 for (v, mask) in masks.iter_mut().enumerate() {
                                     let theirs = S::fma(reach[v], factor, S::splat(limits.offset[r]));
-                                    *mask = S::gt(row[v], own) | S::gt(row[v], theirs);
+                                    *mask = S::gt(row[v], S::min(own, theirs));
                                     any |= *mask;
                                 }
                             }

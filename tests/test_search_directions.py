@@ -72,3 +72,15 @@ def test_build_takes_directions_where_many_queries_are_to_come(rng: np.random.Ge
         index = build(rows, recall=1, queries=queries)
         assert isinstance(index, ExactIndex)
         assert index.first_pass == (wanted if bytes_are_fast else "f32")
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-25, 1e25])
+def test_any_size_of_vectors_beside_a_bias_is_searched_right(rng: np.random.Generator, size: float) -> None:
+    rows = (like_embeddings(rng, 4500, 64) * size).astype(np.float32)
+    bias = rng.standard_normal(len(rows), dtype=np.float32)
+    found = [
+        ExactIndex(rows, item_bias=bias, first_pass=name).search(rows[:20], 5)  # type: ignore[arg-type]
+        for name in ("f32", "pca")
+    ]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -54,8 +54,11 @@ def principal(
     if metric == "cosine":
         norms = np.linalg.norm(sample, axis=1, keepdims=True)
         sample = sample / np.where(norms > 0, norms, np.float32(1.0))
+    elif metric == "l2":
+        beta = -0.5 * np.square(sample).sum(axis=1)
     else:
-        beta = beta / unit / unit if metric == "ip" else -0.5 * np.square(sample).sum(axis=1)
+        with np.errstate(over="ignore"):  # a bias beside which products are nothing
+            beta = beta / unit / unit
     lengths, axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))
     axes = np.ascontiguousarray(axes[:, ::-1].T)
     shares = lengths[::-1] / max(lengths.sum(), np.finfo(np.float64).tiny)

@@ -368,7 +368,7 @@ class ExactStore:
         metric: Literal["ip", "cosine", "l2"] = "ip",
         codes: bool = True,
         directions: _F32 | None = None,
-        leading: tuple[int, int] = (0, 0),
+        leading: tuple[int, int] | None = None,
         item_scale: _F32 | None = None,
         item_bias: _F32 | None = None,
         num_threads: int = 1,

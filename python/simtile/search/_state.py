@@ -59,7 +59,7 @@ def prepared(
     scale: NDArray[np.float32] | None, bias: NDArray[np.float32] | None,
 ) -> _core.ExactStore:  # fmt: skip
     found = principal(rows, metric, scale, bias) if first_pass == "pca" else None
-    matrix, sizes = (None, (0, 0)) if found is None else found
+    matrix, sizes = found or (None, None)
     return _core.ExactStore(
         rows, metric=metric, codes=first_pass != "f32", directions=matrix, leading=sizes, item_scale=scale,
         item_bias=bias, num_threads=thread_count(None),

@@ -161,7 +161,7 @@ impl ExactStore {
 #[pymethods]
 impl ExactStore {
     #[new]
-    #[pyo3(signature = (vectors, *, metric = "ip", codes = true, directions = None, leading = (0, 0), item_scale = None, item_bias = None,
+    #[pyo3(signature = (vectors, *, metric = "ip", codes = true, directions = None, leading = None, item_scale = None, item_bias = None,
         num_threads = 1, isa = None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
@@ -170,7 +170,7 @@ impl ExactStore {
         metric: &str,
         codes: bool,
         directions: Option<PyReadonlyArray2<'_, f32>>,
-        leading: (usize, usize),
+        leading: Option<(usize, usize)>,
         item_scale: Row<'_, f32>,
         item_bias: Row<'_, f32>,
         num_threads: usize,
@@ -185,7 +185,7 @@ impl ExactStore {
             let first_pass = match matrix {
                 _ if !codes => FirstPass::Floats,
                 None => FirstPass::Codes,
-                Some(matrix) => FirstPass::Along(Directions::new(matrix, leading, isa)?),
+                Some(matrix) => FirstPass::Along(Directions::new(matrix, leading.unwrap_or_default(), isa)?),
             };
             crate::store::ExactStore::new(vectors, metric, scale, bias, first_pass, threads, isa)
         })?;

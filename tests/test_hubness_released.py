@@ -141,12 +141,21 @@ def test_duplicates_in_the_bank_give_no_division_by_zero(vectors: Any) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("candidates", [1, 32])
+@pytest.mark.parametrize("proves", ["few candidates", "many", "nothing"])
 def test_released_dual_dis_is_right_where_scores_are_negative_or_equal(
-    seed: int, candidates: int, monkeypatch: pytest.MonkeyPatch
+    seed: int, proves: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Few dimensions: half of the scores are negative. With one candidate more than asked for, most rows are dense."""
-    monkeypatch.setattr(_compat, "_LEAST", candidates)
+    """Few dimensions: half of the scores are negative. Where nothing is proved, rows are computed for every item."""
+    tangent = _compat._tangent
+    if proves == "few candidates":
+        monkeypatch.setattr(_compat, "_LEAST", 1)
+    elif proves == "nothing":
+
+        def without_proof(*arguments: Any) -> Any:
+            found, proved = tangent(*arguments)
+            return found, np.zeros_like(proved)
+
+        monkeypatch.setattr(_compat, "_tangent", without_proof)
     rng = np.random.default_rng(seed)
     gallery, queries, bank, items = (unit(rng.standard_normal((n, 3))) for n in (90, 60, 12, 9))
     gallery[40:50] = gallery[7]

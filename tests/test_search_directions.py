@@ -72,6 +72,8 @@ def test_build_takes_directions_where_many_queries_are_to_come(rng: np.random.Ge
         index = build(rows, recall=1, queries=queries)
         assert isinstance(index, ExactIndex)
         assert index.first_pass == (wanted if bytes_are_fast else "f32")
+    clustered = (rng.standard_normal((4096, 64)) * 1e-4 + 1).astype(np.float32)
+    assert build(clustered, recall=1).first_pass == "f32"  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("size", [1e-44, 1e-25, 1e25])

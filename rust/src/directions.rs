@@ -26,25 +26,16 @@ use crate::buffer::Buffer;
 use crate::error::ArgumentError;
 use crate::exact::{dot, dot_under};
 use crate::hits::{Hit, Hits};
-use crate::quant::{Quantised, quantise};
+use crate::quant::{LARGE, Quantised, UNDERFLOW_F32, UP, gamma, quantise};
 use crate::scan::{Columns, PANEL};
 use crate::simd::bytes::dot_bytes;
 use crate::simd::{Isa, Kernel, NV, Simd};
-use crate::tile::{Matrix, pack_panels, tile_chained};
+use crate::tile::{CHAIN, Matrix, pack_panels, tile_chained};
 
-/// Words summed in one chain, as in [`crate::tile`].
-const CHAIN: usize = 128;
 /// What δ has to be below.
 const MOST_OFF: f64 = 1.0 / 1024.0;
 /// Bytes that tails are padded to.
 const LINE: usize = 64;
-const U: f64 = 1.0 / (1u32 << 24) as f64;
-/// 1 + 2^-10: more than the roundings of the f64 arithmetic here.
-const UP: f64 = 1.0 + 1.0 / 1024.0;
-/// 2^-125
-const UNDERFLOW: f64 = 2.350_988_701_644_575e-38;
-/// 2^60: vectors of this length have no bound.
-const LARGEST: f64 = (1u64 << 60) as f64;
 /// Tails that are multiplied at a time.
 const AT_ONCE: usize = 4;
 
@@ -103,8 +94,7 @@ impl Directions {
         if off.is_nan() || off >= MOST_OFF {
             return wrong("directions: wanted orthonormal rows".into());
         }
-        let n = (d.min(CHAIN) + d.div_ceil(CHAIN) + 1) as f64 * U;
-        let error = (off + n / (1.0 - n) * d_f64.sqrt() * (1.0 + off)) * UP;
+        let error = (off + gamma(d) * d_f64.sqrt() * (1.0 + off)) * UP;
         let mut panels = Buffer::new(d.next_multiple_of(PANEL) * d);
         // SAFETY: the panels hold all rows.
         unsafe { pack_panels(&matrix, 0, d, PANEL, panels.as_mut_ptr()) };
@@ -150,7 +140,7 @@ impl Directions {
         norm: f64,
         (codes, heavy): (&mut [u8], &mut [f64]),
     ) -> (Quantised, f64) {
-        if norm >= LARGEST {
+        if norm >= LARGE {
             codes.fill(0);
             heavy.fill(0.0);
             return (Quantised { scale: 1.0, ..Quantised::default() }, f64::INFINITY);
@@ -159,7 +149,7 @@ impl Directions {
         let tail = &coded[self.leading..];
         heavy.iter_mut().zip(floats).for_each(|(to, c)| *to = f64::from(*c));
         heavy[self.floats] = dot(tail, tail).sqrt() * UP;
-        let underflow = (self.d as f64).powf(1.5) * UNDERFLOW / self.error;
+        let underflow = (self.d as f64).powf(1.5) * UNDERFLOW_F32 / self.error;
         (quantise(coded, codes), (norm + underflow) * UP)
     }
 

@@ -40,6 +40,7 @@
 //! [1] Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., §3.1.
 
 use crate::scan::{Query, Terms};
+use crate::tile::CHAIN;
 
 /// Elements of a row up to which sums of products of codes fit 32 bits.
 pub const MAX_COLUMNS: usize = 65536;
@@ -56,16 +57,16 @@ const SAMPLE: usize = 1024;
 /// 2^40: what heavy factors stay below.
 const LARGE_HEAVY: f64 = (1u64 << 40) as f64;
 /// 2^60: what factors, and the norms of f32 rows on either side, stay below.
-const LARGE: f64 = (1u64 << 60) as f64;
+pub const LARGE: f64 = (1u64 << 60) as f64;
 const U: f64 = 1.0 / (1u32 << 24) as f64;
 /// Steps 4 and 5.
 const EPILOGUE: f64 = 16.0 * U;
 /// Step 6.
-const UP: f64 = 1.0 + 1.0 / 1024.0;
+pub const UP: f64 = 1.0 + 1.0 / 1024.0;
 /// 2^-80
 const UNDERFLOW: f64 = 8.271_806_125_530_277e-25;
 /// 2^-125
-const UNDERFLOW_F32: f64 = 2.350_988_701_644_575e-38;
+pub const UNDERFLOW_F32: f64 = 2.350_988_701_644_575e-38;
 const LANES: usize = 16;
 
 /// What is known of a row besides its codes.
@@ -144,6 +145,12 @@ pub fn heavy(vectors: &[f32], d: usize) -> Vec<usize> {
     heavy.sort_by(|&a, &b| squares[b].total_cmp(&squares[a]));
     heavy.truncate(MAX_HEAVY);
     heavy
+}
+
+/// γ_n of a sum of d products in f32, step 3.
+pub fn gamma(d: usize) -> f64 {
+    let n = (d.min(CHAIN) + d.div_ceil(CHAIN) + 1) as f64 * U;
+    n / (1.0 - n)
 }
 
 /// Rounded up.
@@ -234,8 +241,7 @@ impl Row {
 
     /// For products in f32.
     pub fn with_floats(&self, d: usize, offset: f64) -> (Query, f64) {
-        let n = (d.min(128) + d.div_ceil(128) + 1) as f64 * U;
-        let gamma = n / (1.0 - n) + EPILOGUE;
+        let gamma = gamma(d) + EPILOGUE;
         self.query(self.unit, [self.norm, gamma * self.norm], 0.0, d, offset)
     }
 

@@ -11,14 +11,12 @@ use crate::hits::{Hit, Hits, MOST_ROWS, Masks};
 use crate::select::{Candidate, Exact, Selector};
 use crate::simd::{Kernel, NV, Simd};
 use crate::stop::{checkpoint, memory_left};
-use crate::tile::{Acc, Bf16, Elem, Matrix, pack_panels, tile};
+use crate::tile::{Acc, Bf16, CHAIN, Elem, Matrix, pack_panels, tile};
 
 /// Columns of a packed panel, for every instruction set (narrower tiles read a part of it), so that a prepared store fits them all.
 pub const PANEL: usize = 32;
 /// Columns that share the bounds of their errors.
 pub const BLOCK: usize = 256;
-/// Words summed in one chain, as in [`crate::tile`].
-const CHAIN: usize = 128;
 /// Bytes of packed columns that rows pass over while they stay in the L2 cache.
 const RESIDENT: usize = 400 << 10;
 

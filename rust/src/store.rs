@@ -61,6 +61,8 @@ pub(crate) struct Content {
 }
 
 impl ExactStore {
+    /// A copy of `vectors`, packed for its first pass.
+    ///
     /// # Errors
     /// Lengths that do not fit, values that are not finite, an item scale or bias for squared distances, more rows or (with codes) columns than
     /// the formats hold.

@@ -10,7 +10,7 @@ use crate::stop::filled;
 use crate::team;
 
 /// Words summed in one chain of additions. A single chain over all of a long row has about twice the error of a blocked product.
-const CHAIN: usize = 128;
+pub const CHAIN: usize = 128;
 
 /// An element type of the inputs.
 pub trait Elem: Copy + Send + Sync + 'static {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from simtile.search._arrays import as_count, as_matrix
-from simtile.search._state import Metric, worth_codes
+from simtile.search._state import Metric, excludes_enough, worth_codes
 from simtile.search.exact import ExactIndex
 from simtile.search.graph import GraphIndex
 
@@ -113,8 +113,11 @@ def build(
     rows = as_matrix("vectors", vectors)
     choice = explain(*rows.shape, queries=queries, recall=recall, codes=worth_codes(rows))
     if choice.index == "exact":
-        many = queries >= _PCA_QUERIES and worth_codes(rows)
-        return ExactIndex(vectors, metric=metric, first_pass="pca" if many else "auto")
+        if queries >= _PCA_QUERIES and worth_codes(rows):
+            exact = ExactIndex(vectors, metric=metric, first_pass="pca")
+            if excludes_enough(exact._state.store, rows):
+                return exact
+        return ExactIndex(vectors, metric=metric)
     index = GraphIndex.build(vectors, metric=metric, seed=seed, num_threads=num_threads)
     index.tune(recall, num_threads=num_threads)
     return index

@@ -107,9 +107,10 @@ def test_every_method_equals_its_float64_formula(data: Data, method: Any) -> Non
     assert overlap(ids, exact) >= 0.999
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_bank_in_bfloat16_keeps_99_of_100_results(data: Data, method: Any) -> None:
-    reducer = fitted(data, method, precision="bfloat16")
+def test_a_bank_in_fewer_bits_keeps_99_of_100_results(data: Data, method: Any, precision: str) -> None:
+    reducer = fitted(data, method, precision=precision)
     ids = reducer.search(data.queries, K)[1]
     assert overlap(ids, best(formula(data, method, reducer))) >= 0.99
 

@@ -49,7 +49,7 @@ def test_bad_input_is_named(vectors: Any) -> None:
         ({"k": 0}, {}, ValueError, "k: at least 1"),
         ({"k": 1.5}, {}, TypeError, "k: an integer"),
         ({"metric": "l2"}, {}, ValueError, "metric: one of"),
-        ({"precision": "int8"}, {}, ValueError, "precision: one of"),
+        ({"precision": "int4"}, {}, ValueError, "precision: one of"),
         ({"compat": "qbnorm", "method": "csls"}, {}, ValueError, "compat: 'qbnorm' goes with"),
         ({}, {"query_bank": None}, ValueError, "query_bank: method 'inverted_softmax' needs one"),
         ({"method": "dual_is"}, {}, ValueError, "gallery_bank: method 'dual_is' needs one"),
@@ -69,6 +69,11 @@ def test_bad_input_is_named(vectors: Any) -> None:
             HubnessReducer(**options).fit(gallery, **{"query_bank": bank, **how})
     with pytest.raises(ValueError, match=r"gallery: shape \(N, D\)"):
         HubnessReducer().fit(gallery[0], query_bank=bank)
+    huge = bank * np.float32(1e25)
+    with pytest.raises(ValueError, match="precision: 'float32' or 'bfloat16'"):
+        HubnessReducer(metric="ip", precision="int8").fit(gallery, query_bank=huge)
+    scaled = HubnessReducer(precision="int8").fit(gallery, query_bank=huge)
+    assert scaled.search(queries, 3)[1].shape == (len(queries), 3)
 
     reducer = HubnessReducer().fit(gallery, query_bank=bank)
     for call, kind, message in (

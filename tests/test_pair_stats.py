@@ -1,4 +1,4 @@
-"""Statistics against a bank: the CPU engine and the float64 reference."""
+"""Statistics against a bank: the CPU engine and the float64 reference, in full precision and over 8-bit codes."""
 
 from __future__ import annotations
 
@@ -88,3 +88,67 @@ def test_a_value_that_is_not_finite_is_an_error() -> None:
     for bank, y, betas in ((bad, one, [1.0]), (one, bad, [1.0]), (one, one, [np.nan])):
         with pytest.raises(ValueError, match="finite"):
             _core.pair_stats(bank, y, betas, 1)
+
+
+def bytes_as_floats(rng: np.random.Generator, rows: int, d: int) -> NDArray[np.float32]:
+    """Rows that 8-bit codes hold exactly: multiples of a step of each row's own, the largest 127 of them."""
+    x = rng.integers(-126, 127, (rows, d)).astype(np.float32)
+    x[:, rng.integers(d)] = 127
+    return x * np.exp2(-rng.integers(8, 11, (rows, 1))).astype(np.float32)
+
+
+@pytest.mark.parametrize("codes", [True, False])
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("n", "m", "d"), [*SHAPES, pytest.param(700, 250, 9, id="more rows than a unit")])
+def test_a_store_gives_the_same_from_its_first_pass(
+    rng: np.random.Generator, n: int, m: int, d: int, isa: str, codes: bool
+) -> None:
+    bank, y = bytes_as_floats(rng, n, d), bytes_as_floats(rng, m, d)
+    bias = rng.standard_normal(n).astype(np.float32)
+    ks = (1, min(n, 7))
+    # The bias is a score's part that one more coordinate gives.
+    exact = reference.pair_stats(
+        np.hstack([bank, bias[:, None]]), np.hstack([y, np.ones((m, 1), np.float32)]), betas=BETAS, ks=ks
+    )
+    store = _core.ExactStore(bank, item_bias=bias, codes=codes, isa=isa)
+    lse, mean, var, top = store.stats(y, BETAS, max(ks), isa=isa)
+    tolerance = 1e-5 * max(1.0, np.abs(exact.top).max())
+    np.testing.assert_allclose(lse, exact.lse, rtol=1e-5, atol=30 * tolerance)
+    np.testing.assert_allclose(mean, exact.mean, atol=tolerance)
+    np.testing.assert_allclose(var, exact.var, rtol=1e-4, atol=tolerance)
+    np.testing.assert_allclose(top, exact.top, atol=tolerance)
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_codes_are_as_near_as_their_documentation_says(rng: np.random.Generator, metric: str) -> None:
+    bank, y = features(rng, 3000, 384) + np.float32(0.02), 7 * features(rng, 100, 384)
+    wide = y / np.linalg.norm(y, axis=1, keepdims=True) if metric == "cosine" else y
+    units = bank / np.linalg.norm(bank, axis=1, keepdims=True) if metric == "cosine" else bank
+    s = units.astype(np.float64) @ wide.T.astype(np.float64)
+    norms = 1.0 if metric == "cosine" else 7 * np.linalg.norm(bank, axis=1).max()
+    store = _core.ExactStore(bank, metric=metric)
+    _, mean, _, top = store.stats(y, [], 10)
+    assert np.abs(top - np.sort(s, axis=0)[::-1][:10]).std() < norms / 2000
+    assert np.abs(mean - s.mean(axis=0)).max() < norms / 2000
+
+
+def test_statistics_of_a_store_are_the_same_bits_for_any_number_of_threads(rng: np.random.Generator) -> None:
+    store, y = _core.ExactStore(features(rng, 1500, 40)), features(rng, 1000, 40)
+    for a, b in zip(store.stats(y, BETAS, 5), store.stats(y, BETAS, 5, num_threads=3), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_a_first_pass_cannot_score_is_an_error(rng: np.random.Generator) -> None:
+    x, y = features(rng, 50, 8), features(rng, 4, 8)
+    directions = np.eye(8, dtype=np.float32)
+    for store in (_core.ExactStore(x, metric="l2"), _core.ExactStore(x, directions=directions, leading=(0, 4))):
+        with pytest.raises(ValueError, match="inner products or cosines"):
+            store.stats(y, [1.0], 1)
+    store = _core.ExactStore(x)
+    for rows, betas, message in ((y * np.float32(np.nan), [1.0], "rows"), (y, [np.inf], "betas")):
+        with pytest.raises(ValueError, match=message):
+            store.stats(rows, betas, 1)
+    with pytest.raises(ValueError, match="rows: too large"):
+        store.stats(y * np.float32(1e25), [1.0], 1)
+    with pytest.raises(ValueError, match="vectors: too large"):
+        _core.ExactStore(x * np.float32(1e25)).stats(y, [1.0], 1)

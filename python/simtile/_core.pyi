@@ -426,6 +426,14 @@ class ExactStore:
     def neighbours(self, k: int, *, num_threads: int = 1, isa: str | None = None) -> tuple[_F32, _I64, int]:
         """As ``search`` for all of its own vectors (N, k), each left out of its own list."""
 
+    def stats(
+        self, rows: _F32, betas: Sequence[float], k: int, *, num_threads: int = 1, isa: str | None = None
+    ) -> tuple[_F64, _F64, _F64, _F32]:
+        """As ``pair_stats`` of the rows' scores with all vectors, from the first pass alone.
+
+        Over codes, scores are some 1/2000 of the norms off. Not for squared distances, nor for codes along directions.
+        """
+
     def within(
         self,
         queries: _F32,

@@ -6,6 +6,7 @@
 //! the same bits come out for any number of threads.
 
 pub mod buffer;
+mod coded_stats;
 mod coder;
 pub mod directions;
 pub mod error;
@@ -16,9 +17,11 @@ pub mod grad;
 pub mod graph;
 mod hits;
 pub mod importance;
+mod largest;
 pub mod limits;
 pub mod logsum;
 pub mod lse;
+pub mod moments;
 pub mod neighbours;
 pub mod pairs;
 mod passed;

@@ -4,7 +4,7 @@ use crate::coder::Coder;
 use crate::directions::{Directions, Tails};
 use crate::exact::{Items, Metric, dot_under, inverse_norm};
 use crate::quant::{Row, down};
-use crate::scan::Query;
+use crate::scan::{Code, Query};
 use crate::select::Exact;
 use crate::simd::{Isa, Kernel, Simd};
 use crate::stop::{filled, room_for};
@@ -20,8 +20,8 @@ pub(crate) struct Passed<'a> {
     source: Matrix<'a, f32>,
     pub(crate) first: usize,
     isa: Isa,
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) floats: Vec<f32>,
+    bytes: Vec<Code>,
+    floats: Vec<f32>,
     /// x_h / s_x; along directions also ‖x_T‖ / s_x, behind the others.
     pub(crate) heavy: Vec<f32>,
     tails: Vec<i8>,
@@ -81,7 +81,7 @@ impl<'a> Passed<'a> {
     #[inline(always)]
     fn keep(&mut self, store: &ExactStore, coder: &Coder, scale: f32, bounded: bool) {
         let (leading, rest) = coder.codes.split_at(store.coded());
-        self.bytes.extend(leading.iter().map(|b| if bounded { b ^ 0x80 } else { 0x80 }));
+        self.bytes.extend(leading.iter().map(|b| Code(if bounded { b ^ 0x80 } else { 0x80 })));
         let unit = if bounded { 1.0 / f64::from(scale) } else { 0.0 };
         self.heavy.extend(coder.floats.iter().map(|x| (unit * x) as f32));
         if let Some(directions) = &store.directions {
@@ -94,6 +94,16 @@ impl<'a> Passed<'a> {
             self.tails.extend(rest());
             self.tails.resize(self.starts.len() * directions.tail(), 0);
         }
+    }
+
+    /// Their codes, where `store` has codes.
+    pub(crate) fn codes(&self, store: &ExactStore) -> Matrix<'_, Code> {
+        Matrix::new(&self.bytes, self.queries.len(), store.coded())
+    }
+
+    /// Otherwise they themselves.
+    pub(crate) fn floats(&self, store: &ExactStore) -> Matrix<'_, f32> {
+        Matrix::new(&self.floats, self.queries.len(), store.d)
     }
 
     /// What a pass over leading directions leaves out of these rows and the columns from `from`.

@@ -32,13 +32,14 @@ pub(crate) struct Prepare<'a, 'b> {
 }
 
 impl Kernel for Prepare<'_, '_> {
-    type Out = Terms;
+    /// The bounds, and whether some vectors are passed as 0 for their size.
+    type Out = (Terms, bool);
     #[inline(always)]
-    unsafe fn run<S: Simd, const MR: usize>(self) -> Terms {
+    unsafe fn run<S: Simd, const MR: usize>(self) -> (Terms, bool) {
         let Items { metric, d, scale, bias, .. } = self.items;
         let coded = self.directions.map_or(d, |r| r.sizes().1);
         let extra = self.coder.floats.len();
-        let mut facts = [Column::default(); BLOCK];
+        let (mut facts, mut outliers) = ([Column::default(); BLOCK], false);
         for first in (self.block..self.to).step_by(PANEL) {
             let live = PANEL.min(self.to - first);
             if (first - self.block).is_multiple_of(ROTATED) {
@@ -81,6 +82,7 @@ impl Kernel for Prepare<'_, '_> {
                 }
                 let (mut factor, mut heavy_factor) = (alpha * unit, alpha);
                 if !column.passes(factor, self.codes) {
+                    outliers = true;
                     (factor, heavy_factor) = (0.0, 0.0);
                     if !self.codes {
                         if self.floats.is_empty() {
@@ -125,6 +127,6 @@ impl Kernel for Prepare<'_, '_> {
                 }
             }
         }
-        bounds(&facts[..self.to - self.block], d, self.codes)
+        (bounds(&facts[..self.to - self.block], d, self.codes), outliers)
     }
 }

@@ -110,6 +110,15 @@ pub struct Columns<'a> {
     pub bounds: Option<&'a [Terms]>,
 }
 
+impl Columns<'_> {
+    /// Column `c`, a multiple of a tile's, of panels with `k` words a column.
+    #[inline(always)]
+    pub(crate) fn panel(&self, c: usize, k: usize) -> *const f32 {
+        let at = c - self.from;
+        self.panels.wrapping_add(at / PANEL * PANEL * k + at % PANEL)
+    }
+}
+
 /// What a row brings besides its elements.
 #[derive(Clone, Copy)]
 pub struct Query {
@@ -252,7 +261,7 @@ impl<E: Product> Kernel for Scan<'_, E> {
                             (standing.errors[r], standing.thresholds[r]) = (error, selector.threshold() - error);
                         }
                         for c in (block..to.min(block + BLOCK)).step_by(NV * S::W) {
-                            let b = self.columns.panels.add((c - from) / PANEL * PANEL * k + (c - from) % PANEL);
+                            let b = self.columns.panel(c, k);
                             let values =
                                 values::<S, E, MR>((k, a, b), (h, heavy.add(p * MR * h)), &self.columns, c, queries);
                             let (mut masks, mut any): (Masks, u32) = ([[0; NV]; MOST_ROWS], 0);

@@ -9,7 +9,7 @@ use crate::exact::Metric;
 use crate::pairs::check_csr;
 use crate::passed::Passed;
 use crate::quant::MAX_HEAVY;
-use crate::scan::{Code, LeftOut, Product, Scan};
+use crate::scan::{LeftOut, Product, Scan};
 use crate::select::{Selector, insert, order};
 use crate::simd::Isa;
 use crate::stop::filled;
@@ -200,14 +200,11 @@ impl Job<'_> {
         workspace: &mut Buffer,
         computed: &mut usize,
     ) {
-        let rows = selectors.len();
         if self.store.codes {
-            // SAFETY: Code is a transparent byte.
-            let bytes = unsafe { std::slice::from_raw_parts(passed.bytes.as_ptr().cast::<Code>(), passed.bytes.len()) };
-            let x = Matrix::new(bytes, rows, self.store.coded());
+            let x = passed.codes(self.store);
             self.isa.run(self.pass(x, passed, (j0, j1), selectors, workspace, computed));
         } else {
-            let x = Matrix::new(&passed.floats, rows, self.store.d);
+            let x = passed.floats(self.store);
             self.isa.run(self.pass(x, passed, (j0, j1), selectors, workspace, computed));
         }
     }

@@ -13,7 +13,7 @@ use crate::simd::Isa;
 use crate::stop::filled;
 use crate::team;
 use crate::tile::Matrix;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Vectors, packed for a first pass.
 pub struct ExactStore {
@@ -38,6 +38,8 @@ pub struct ExactStore {
     offset: Vec<f32>,
     pub(crate) bounds: Vec<Terms>,
     pub(crate) largest_offset: f64,
+    /// Whether the pass takes some vectors as 0, for their size.
+    pub(crate) outliers: bool,
 }
 
 /// What the first pass multiplies.
@@ -150,6 +152,7 @@ impl ExactStore {
             offset: filled(0.0, padded),
             bounds: filled([0.0; 5], n.div_ceil(BLOCK)),
             largest_offset: 0.0,
+            outliers: false,
         };
         if let Some(row) = store.prepare(source, threads, isa) {
             return wrong(format!("vectors: finite values in float32, got NaN or infinity in row {row}"));
@@ -170,7 +173,7 @@ impl ExactStore {
         let inverse = Shared::of(&mut self.inverse);
         let copy = if source.is_some() { Shared::of(self.vectors.to_mut()) } else { Shared::null() };
         let vectors = source.unwrap_or(Matrix::new(&self.vectors, n, d));
-        let bad = AtomicUsize::new(usize::MAX);
+        let (bad, outliers) = (AtomicUsize::new(usize::MAX), AtomicBool::new(false));
         let items = Items {
             metric: self.metric,
             vectors: vectors.data,
@@ -195,7 +198,7 @@ impl ExactStore {
                         let block = &vectors.data[rows.start * d..rows.end * d];
                         copy.at(rows.start * d).copy_from_nonoverlapping(block.as_ptr(), block.len());
                     }
-                    *bounds.at(u) = isa.run(Prepare {
+                    let (terms, outside) = isa.run(Prepare {
                         items,
                         codes,
                         block: rows.start,
@@ -212,9 +215,12 @@ impl ExactStore {
                         bytes: &mut bytes,
                         floats: &mut floats,
                     });
+                    *bounds.at(u) = terms;
+                    outliers.fetch_or(outside, Ordering::Relaxed);
                 }
             });
         });
+        self.outliers = outliers.into_inner();
         Some(bad.into_inner()).filter(|&row| row < usize::MAX)
     }
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simtile.hubness._methods import BANKLESS, DUAL, METHODS, SOFT, UNIT, Bank, Method, Settings
+from simtile.hubness._summary import Metric, Precision
 from simtile.search._arrays import as_array, as_matrix
 
 COMPAT = {
@@ -45,7 +46,7 @@ def settings_of(params: dict[str, Any]) -> Settings:
             raise TypeError(f"{name}: a number, got {type(value).__name__}")
         if not (math.isfinite(value) and (value > 0 or name == "alpha")):
             raise ValueError(f"{name}: {'finite' if name == 'alpha' else 'positive and finite'}, got {value}")
-    for name, choices in (("metric", ("cosine", "ip")), ("precision", ("float32", "bfloat16"))):
+    for name, choices in (("metric", get_args(Metric)), ("precision", get_args(Precision))):
         if params[name] not in choices:
             raise ValueError(f"{name}: one of {choices}, got {params[name]!r}")
     compat = params["compat"]

@@ -22,12 +22,12 @@ from simtile.search import ExactIndex
 
 Rows: TypeAlias = NDArray[np.float32]
 Metric: TypeAlias = Literal["cosine", "ip"]
-Precision: TypeAlias = Literal["float32", "bfloat16"]
+Precision: TypeAlias = Literal["float32", "bfloat16", "int8"]
 
 BANK_BLOCK = 9216
 """Rows that the engine packs at a time."""
 GALLERY_BLOCK = 8192
-"""Bounds the copies made for unit length and bfloat16."""
+"""Bounds the copies made for unit length and rounding."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,6 @@ def bfloat16_bits(rows: Rows) -> NDArray[np.uint16]:
     return out
 
 
-def _operand(rows: Rows, precision: Precision) -> NDArray[Any]:
-    return bfloat16_bits(rows) if precision == "bfloat16" else np.ascontiguousarray(rows)
-
-
 @dataclass(frozen=True)
 class Items:
     """A gallery, and what is wanted of a bank for it: what each worker holds."""
@@ -105,19 +101,49 @@ class Items:
         """Statistics of one block of a bank for the whole gallery."""
         betas, depth = self.need.betas, self.need.depth
         left, center = prepare(bank, self.metric), None
-        if self.precision == "bfloat16":
-            # All scores of an item share <mean, g>, which is left out of what is rounded.
+        if self.precision != "float32":
+            # All scores of an item share <center, g>, which is left out of what is rounded.
             center = left.mean(axis=0, dtype=np.float64).astype(np.float32)
             left = left - center
-        parts = []
+        against, parts = self._against(left), []
         for j in range(0, max(len(self.gallery), 1), GALLERY_BLOCK):
             right = prepare(self.gallery[j : j + GALLERY_BLOCK], self.metric)
-            x, y = (_operand(rows, self.precision) for rows in (left, right))
-            lse, mean, var, top = _core.pair_stats(x, y, betas, depth, num_threads=self.num_threads)
-            shift = np.zeros(len(right)) if center is None else (right @ center).astype(np.float64)
-            parts.append((lse + np.multiply.outer(betas, shift), mean + shift, var, top + shift))
+            lse, mean, var, top = against(right)
+            if center is not None:
+                shift = (right @ center).astype(np.float64)
+                lse, mean, top = lse + np.multiply.outer(betas, shift), mean + shift, top + shift
+            parts.append((lse, mean, var, top.astype(np.float64, copy=False)))
         lse, mean, var, top = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
-        return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top.astype(np.float64))
+        return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top)
+
+    def _against(self, bank: Rows) -> Callable[[Rows], tuple[Any, Any, Any, Any]]:
+        """Statistics of prepared items over a prepared bank, as functions of the items."""
+        betas, depth, threads = self.need.betas, self.need.depth, self.num_threads
+        if self.precision == "float32":
+            left = np.ascontiguousarray(bank)
+            return lambda items: _core.pair_stats(left, np.ascontiguousarray(items), betas, depth, num_threads=threads)
+        if self.precision == "bfloat16":
+            bits = bfloat16_bits(bank)
+            return lambda items: _core.pair_stats(bits, bfloat16_bits(items), betas, depth, num_threads=threads)
+        # All scores of a bank row share <middle, b>: what is left of items and their codes' errors has no common part.
+        store = _core.ExactStore(np.ascontiguousarray(bank), item_bias=bank @ self._middle, num_threads=threads)
+
+        def of_codes(items: Rows) -> tuple[Any, Any, Any, Any]:
+            try:
+                return store.stats(items - self._middle, betas, depth, num_threads=threads)
+            except ValueError as error:
+                message = "precision: 'float32' or 'bfloat16' for vectors as large or as small as these, got 'int8'"
+                raise ValueError(message) from error
+
+        return of_codes
+
+    @functools.cached_property
+    def _middle(self) -> Rows:
+        """(D,) about the mean of the items."""
+        sums = np.zeros(self.gallery.shape[1], np.float32)
+        for j in range(0, len(self.gallery), GALLERY_BLOCK):
+            sums += prepare(self.gallery[j : j + GALLERY_BLOCK], self.metric).sum(axis=0)
+        return np.asarray(sums / max(len(self.gallery), 1), np.float32)
 
 
 def blocks(bank: Iterable[Rows]) -> list[Rows]:

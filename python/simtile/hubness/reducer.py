@@ -47,7 +47,7 @@ class HubnessReducer:
     activation_k : int      dynamic methods: the items that are among the best ``activation_k`` of a bank row open the
         gate
     metric : {"cosine", "ip"}      "cosine" brings gallery, banks and queries to unit length itself
-    precision : {"float32", "bfloat16"}      of the pass over the bank; searches are exact either way
+    precision : {"float32", "bfloat16", "int8"}      of the products with the bank; searches are exact in any case
     compat : {None, "qbnorm", "dbnorm"}      scores as the released code gives them (docs/hubness.md says what is wrong
         with them)
     bank_folder : path      where the bank is kept; None: as references to the arrays given

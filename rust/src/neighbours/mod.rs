@@ -16,7 +16,7 @@ use crate::exact::Metric;
 use crate::hits::{Hit, Hits, MOST_ROWS, Masks};
 use crate::passed::Passed;
 use crate::quant::MAX_HEAVY;
-use crate::scan::{BLOCK, Code, Columns, PANEL, Product, values};
+use crate::scan::{BLOCK, Columns, PANEL, Product, values};
 use crate::search::Found;
 use crate::select::{Candidate, Selector};
 use crate::simd::{Isa, Kernel, NV, Simd};
@@ -149,12 +149,10 @@ impl Board<'_> {
         let heavy = Matrix::new(&rows.heavy, m, store.extra());
         let tails = rows.tails(store, j0);
         if store.codes {
-            // SAFETY: Code is a transparent byte.
-            let bytes = unsafe { std::slice::from_raw_parts(rows.bytes.as_ptr().cast::<Code>(), rows.bytes.len()) };
-            let x = Matrix::new(bytes, m, store.coded());
+            let x = rows.codes(store);
             isa.run(Meeting { board: self, rows, x, heavy, tails, columns, workspace })
         } else {
-            let x = Matrix::new(&rows.floats, m, store.d);
+            let x = rows.floats(store);
             isa.run(Meeting { board: self, rows, x, heavy, tails, columns, workspace })
         }
     }
@@ -206,7 +204,7 @@ impl<E: Product> Kernel for Meeting<'_, E> {
                             if triangle && c + width <= first + i + 1 {
                                 continue;
                             }
-                            let b = self.columns.panels.add((c - from) / PANEL * PANEL * k + (c - from) % PANEL);
+                            let b = self.columns.panel(c, k);
                             let a = panels.add(p * MR * k);
                             let tile =
                                 values::<S, E, MR>((k, a, b), (h, heavy.add(p * MR * h)), &self.columns, c, queries);

@@ -5,6 +5,7 @@ use super::graph::file_error;
 use crate::directions::Directions;
 use crate::error::ArgumentError;
 use crate::exact::Metric;
+use crate::moments::Stats;
 use crate::pairs::{Diagonal, IdsMode};
 use crate::scan::Product;
 use crate::simd::Isa;
@@ -69,6 +70,15 @@ pub(super) fn pair_topk<'py>(
 type F64<'py> = Bound<'py, PyArray1<f64>>;
 type StatsResult<'py> = (Bound<'py, PyArray2<f64>>, F64<'py>, F64<'py>, Bound<'py, PyArray2<f32>>);
 
+fn stats_result(py: Python<'_>, out: Stats, (betas, k, rows): (usize, usize, usize)) -> PyResult<StatsResult<'_>> {
+    Ok((
+        out.lse.into_pyarray(py).reshape([betas, rows])?,
+        out.mean.into_pyarray(py),
+        out.var.into_pyarray(py),
+        out.top.into_pyarray(py).reshape([k, rows])?,
+    ))
+}
+
 #[pyfunction]
 #[pyo3(signature = (bank, y, betas, k, *, num_threads = 1, isa = None))]
 pub(super) fn pair_stats<'py>(
@@ -90,12 +100,7 @@ pub(super) fn pair_stats<'py>(
         let (bank, y) = (E::view(bank), E::view(y));
         same_columns(&bank, &y)?;
         let out = run(py, || crate::stats::pair_stats(bank, y, betas, k, threads, isa))?;
-        Ok((
-            out.lse.into_pyarray(py).reshape([betas.len(), y.rows])?,
-            out.mean.into_pyarray(py),
-            out.var.into_pyarray(py),
-            out.top.into_pyarray(py).reshape([k, y.rows])?,
-        ))
+        stats_result(py, out, (betas.len(), k, y.rows))
     }
     let how = (threads(num_threads)?, Isa::named(isa)?);
     by_type!(bank, y, typed(py, (&betas, k), how))
@@ -296,6 +301,23 @@ impl ExactStore {
         let found = run(py, || self.store.search(queries, k, None, None, threads, isa))?;
         let shape = [queries.rows, k];
         Ok((found.scores.into_pyarray(py).reshape(shape)?, found.ids.into_pyarray(py).reshape(shape)?))
+    }
+
+    /// `pair_stats` of the rows' scores with all vectors, as the first pass sees them.
+    #[pyo3(signature = (rows, betas, k, *, num_threads = 1, isa = None))]
+    fn stats<'py>(
+        &self,
+        py: Python<'py>,
+        rows: PyReadonlyArray2<'py, f32>,
+        betas: Vec<f32>,
+        k: usize,
+        num_threads: usize,
+        isa: Option<&str>,
+    ) -> PyResult<StatsResult<'py>> {
+        let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
+        let rows = self.queries(&rows)?;
+        let out = run(py, || self.store.stats(rows, &betas, k, threads, isa))?;
+        stats_result(py, out, (betas.len(), k, rows.rows))
     }
 
     /// The k best others of every vector.

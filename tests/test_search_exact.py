@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -251,6 +254,45 @@ def test_the_index_keeps_its_own_copy(rng: np.random.Generator) -> None:
     queries = y[:5].copy()
     y[:] = 0
     np.testing.assert_array_equal(index.search(queries, 3)[0], before[0])
+
+
+@pytest.mark.parametrize("first_pass", ["f32", "i8", "pca"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_without_a_copy_the_vectors_are_referred_to(rng: np.random.Generator, metric: Metric, first_pass: Any) -> None:
+    vectors, queries = rng.standard_normal((700, 64), np.float32), rng.standard_normal((9, 64), np.float32)
+    kept = vectors.copy()
+    own, lent = (ExactIndex(vectors, metric=metric, first_pass=first_pass, copy=c) for c in (True, False))
+    for a, b in zip(own.search(queries, 5), lent.search(queries, 5), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(own.knn_graph(3), lent.knn_graph(3), strict=True):
+        np.testing.assert_array_equal(a, b)
+    vectors[0, 0] = 7
+    assert lent._state.store.vectors()[0, 0] == 7
+    assert own._state.store.vectors()[0, 0] == kept[0, 0]
+    vectors[:] = kept
+    lent.add(queries)
+    lent.remove(np.arange(5))
+    np.testing.assert_array_equal(vectors, kept)
+    vectors[:] = 0  # of its own since then
+    exact = exact_scores(queries, np.concatenate([kept, queries]), metric)
+    exact[:, :5] = -np.inf
+    check(lent.search(queries, 5), exact, 5, metric)
+
+
+def test_a_lent_array_lives_as_long_as_the_index(rng: np.random.Generator, tmp_path: Path) -> None:
+    vectors, queries = rng.standard_normal((700, 64), np.float32), rng.standard_normal((9, 64), np.float32)
+    exact = exact_scores(queries, vectors, "ip")
+    seen = weakref.ref(vectors)
+    index = ExactIndex(vectors, copy=False)
+    del vectors
+    gc.collect()
+    assert seen() is not None
+    check(index.search(queries, 5), exact, 5, "ip")
+    index.save(tmp_path / "lent.simtile")
+    del index
+    gc.collect()
+    assert seen() is None
+    check(ExactIndex.load(tmp_path / "lent.simtile").search(queries, 5), exact, 5, "ip")
 
 
 def test_what_comes_in_goes_out(rng: np.random.Generator) -> None:

@@ -356,6 +356,8 @@ def facility_lists(ids: _I64, scores: _F32, self_similarity: float, size: int) -
 class ExactStore:
     """Vectors (N, D), copied and prepared for exact search: a first pass over 8-bit codes (``codes``) or in float32.
 
+    Without ``copy`` they are referred to, and must not change.
+
     directions (D, D), with codes: orthonormal rows, along which codes are taken. leading: how many of them stay in
     float32 (at most 2) and how many of the next are multiplied for all pairs.
     metric "ip": item_scale_j <x, y_j> + item_bias_j; "cosine": the same of the cosine; "l2": the squared distance.
@@ -371,6 +373,7 @@ class ExactStore:
         leading: tuple[int, int] | None = None,
         item_scale: _F32 | None = None,
         item_bias: _F32 | None = None,
+        copy: bool = True,
         num_threads: int = 1,
         isa: str | None = None,
     ) -> Self: ...

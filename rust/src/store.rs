@@ -5,6 +5,7 @@ use crate::coder::Coder;
 use crate::directions::Directions;
 use crate::error::{ArgumentError, length};
 use crate::exact::{Items, Metric};
+pub use crate::file::section::Owner;
 use crate::file::section::Section;
 use crate::prepare::{Prepare, ROTATED};
 use crate::quant::{MAX_COLUMNS, heavy};
@@ -79,15 +80,32 @@ impl ExactStore {
     ) -> Result<ExactStore, ArgumentError> {
         let no_memory = ArgumentError::Memory { name: "vectors", rows: vectors.rows, got: vectors.columns };
         let copy = Section::zeros(vectors.data.len()).ok_or(no_memory)?;
-        let of = Content {
-            metric,
-            d: vectors.columns,
-            vectors: copy,
-            scale: scale.map(<[f32]>::to_vec),
-            bias: bias.map(<[f32]>::to_vec),
-            first_pass,
-        };
+        let (scale, bias) = (scale.map(<[f32]>::to_vec), bias.map(<[f32]>::to_vec));
+        let of = Content { metric, d: vectors.columns, vectors: copy, scale, bias, first_pass };
         ExactStore::prepared(of, Some(vectors), threads, isa)
+    }
+
+    /// [`ExactStore::new`] over `vectors` themselves, which are not copied.
+    ///
+    /// # Errors
+    /// As [`ExactStore::new`].
+    ///
+    /// # Safety
+    /// While `owner` lives, the vectors are there and nobody writes them.
+    pub unsafe fn over(
+        (vectors, owner): (Matrix<f32>, Owner),
+        metric: Metric,
+        scale: Option<&[f32]>,
+        bias: Option<&[f32]>,
+        first_pass: FirstPass,
+        threads: usize,
+        isa: Isa,
+    ) -> Result<ExactStore, ArgumentError> {
+        // SAFETY: the caller's promise.
+        let lent = unsafe { Section::lent(vectors.data, owner) };
+        let (scale, bias) = (scale.map(<[f32]>::to_vec), bias.map(<[f32]>::to_vec));
+        let of = Content { metric, d: vectors.columns, vectors: lent, scale, bias, first_pass };
+        ExactStore::prepared(of, None, threads, isa)
     }
 
     /// Pack `of`, whose vectors are copied from `source` where there is one.

@@ -18,12 +18,12 @@ FactorDtype: TypeAlias = Literal["float32", "bfloat16", "int8"]
 class ItemMatrix:
     """Item vectors (n, D) behind an exact index by inner product.
 
-    Memory: the vectors in float32 and their packed copy, see :class:`simtile.search.ExactIndex`.
+    Memory: the vectors in float32 and their packed copy. They must not change.
     """
 
     def __init__(self, vectors: NDArray[np.floating]) -> None:
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        self._index = ExactIndex(self.vectors)
+        self._index = ExactIndex(self.vectors, copy=False)
 
     def __len__(self) -> int:
         return len(self.vectors)

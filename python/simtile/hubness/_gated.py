@@ -39,7 +39,7 @@ class GatedIndex:
     def build(cls, gallery: Rows, correction: Correction, activation: tuple[TopK, ...]) -> GatedIndex:
         columns = np.stack(correction.biases, axis=1).astype(np.float32)
         masks = tuple(activated(lists, len(gallery)) for lists in activation)
-        return cls(ExactIndex(np.hstack([gallery, columns])), masks, correction.constants)
+        return cls(ExactIndex(np.hstack([gallery, columns]), copy=False), masks, correction.constants)
 
     def gates(self, best: NDArray[np.int64]) -> Gates:
         """(M, T) which gates the raw best items (M,) open; none where there is no item."""

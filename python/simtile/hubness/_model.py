@@ -142,7 +142,9 @@ class Model:
         """Of an affine method."""
         if "index" not in self._made:
             scale, bias = self.correction.affine()
-            self._made["index"] = ExactIndex(self.gallery, metric=self.how.metric, item_scale=scale, item_bias=bias)
+            self._made["index"] = ExactIndex(
+                self.gallery, metric=self.how.metric, item_scale=scale, item_bias=bias, copy=False
+            )
         return cast("ExactIndex", self._made["index"])
 
     @property

@@ -73,11 +73,12 @@ _ROUNDED = 512
 """Rows that are rounded at a time."""
 
 
-def bfloat16_bits(rows: Rows) -> NDArray[np.uint16]:
-    """Rounded to the nearest, ties to even."""
+def bfloat16_bits(rows: Rows, center: Rows | None = None) -> NDArray[np.uint16]:
+    """Rounded to the nearest, ties to even; (D,) a center is taken off first."""
     out = np.empty(rows.shape, np.uint16)
     for at in range(0, len(rows), _ROUNDED):
-        bits = np.ascontiguousarray(rows[at : at + _ROUNDED]).view(np.uint32)
+        part = rows[at : at + _ROUNDED] if center is None else rows[at : at + _ROUNDED] - center
+        bits = np.ascontiguousarray(part).view(np.uint32)
         rounded = bits >> 16
         rounded &= 1
         rounded += bits
@@ -100,12 +101,11 @@ class Items:
     def stats(self, bank: Rows) -> Stats:
         """Statistics of one block of a bank for the whole gallery."""
         betas, depth = self.need.betas, self.need.depth
-        left, center = prepare(bank, self.metric), None
+        rows, center = prepare(bank, self.metric), None
         if self.precision != "float32":
             # All scores of an item share <center, g>, which is left out of what is rounded.
-            center = left.mean(axis=0, dtype=np.float64).astype(np.float32)
-            left = left - center
-        against, parts = self._against(left), []
+            center = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        against, parts = self._against(rows, center), []
         for j in range(0, max(len(self.gallery), 1), GALLERY_BLOCK):
             right = prepare(self.gallery[j : j + GALLERY_BLOCK], self.metric)
             lse, mean, var, top = against(right)
@@ -116,17 +116,18 @@ class Items:
         lse, mean, var, top = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
         return Stats(betas, (depth,) if depth else (), len(bank), lse, mean, var, top)
 
-    def _against(self, bank: Rows) -> Callable[[Rows], tuple[Any, Any, Any, Any]]:
-        """Statistics of prepared items over a prepared bank, as functions of the items."""
+    def _against(self, bank: Rows, center: Rows | None) -> Callable[[Rows], tuple[Any, Any, Any, Any]]:
+        """Statistics of prepared items over a prepared bank less its center, as functions of the items."""
         betas, depth, threads = self.need.betas, self.need.depth, self.num_threads
-        if self.precision == "float32":
+        if center is None:
             left = np.ascontiguousarray(bank)
             return lambda items: _core.pair_stats(left, np.ascontiguousarray(items), betas, depth, num_threads=threads)
         if self.precision == "bfloat16":
-            bits = bfloat16_bits(bank)
+            bits = bfloat16_bits(bank, center)
             return lambda items: _core.pair_stats(bits, bfloat16_bits(items), betas, depth, num_threads=threads)
         # All scores of a bank row share <middle, b>: what is left of items and their codes' errors has no common part.
-        store = _core.ExactStore(np.ascontiguousarray(bank), item_bias=bank @ self._middle, num_threads=threads)
+        moved = np.ascontiguousarray(bank - center)
+        store = _core.ExactStore(moved, item_bias=moved @ self._middle, copy=False, num_threads=threads)
 
         def of_codes(items: Rows) -> tuple[Any, Any, Any, Any]:
             try:
@@ -158,7 +159,7 @@ def summarise(bank: Sequence[Rows], gallery: Rows, need: Need, how: How) -> Summ
     stats = functools.reduce(merge_stats, how.executor.in_order(Items.stats, ((part,) for part in parts), setup=items))
     activation = neighbours = None
     if need.activation_k:
-        index = ExactIndex(gallery, metric=how.metric)
+        index = ExactIndex(gallery, metric=how.metric, copy=False)
         found = [index.search(part, need.activation_k, num_threads=how.num_threads) for part in parts]
         activation = TopK(*(np.concatenate(part) for part in zip(*found, strict=True)))
     if need.neighbours:
@@ -170,7 +171,7 @@ def summarise(bank: Sequence[Rows], gallery: Rows, need: Need, how: How) -> Summ
 
 def nearest(bank: Rows, gallery: Rows, k: int, how: How) -> TopK:
     """(N, k) the bank rows nearest to each item by Euclidean distance."""
-    index = ExactIndex(prepare(bank, how.metric), metric="l2")
+    index = ExactIndex(prepare(bank, how.metric), metric="l2", copy=False)
     parts = [
         index.search(prepare(gallery[j : j + GALLERY_BLOCK], how.metric), k, num_threads=how.num_threads)
         for j in range(0, max(len(gallery), 1), GALLERY_BLOCK)
@@ -219,7 +220,7 @@ def fewer_items(a: Summary, keep: NDArray[np.bool_], bank: Sequence[Rows], galle
         scores = activation.scores.copy()
         if lost.any():
             rows = np.concatenate(bank)[lost]
-            index = ExactIndex(gallery, metric=how.metric)
+            index = ExactIndex(gallery, metric=how.metric, copy=False)
             scores[lost], ids[lost] = index.search(rows, ids.shape[1], num_threads=how.num_threads)
         activation = TopK(scores, ids)
     if neighbours is not None:

@@ -56,13 +56,13 @@ class State(NamedTuple):
 
 def prepared(
     rows: NDArray[np.float32], metric: Metric, first_pass: Literal["pca", "i8", "f32"],
-    scale: NDArray[np.float32] | None, bias: NDArray[np.float32] | None,
+    scale: NDArray[np.float32] | None, bias: NDArray[np.float32] | None, *, copy: bool,
 ) -> _core.ExactStore:  # fmt: skip
     found = principal(rows, metric, scale, bias) if first_pass == "pca" else None
     matrix, sizes = found or (None, None)
     return _core.ExactStore(
         rows, metric=metric, codes=first_pass != "f32", directions=matrix, leading=sizes, item_scale=scale,
-        item_bias=bias, num_threads=thread_count(None),
+        item_bias=bias, copy=copy, num_threads=thread_count(None),
     )  # fmt: skip
 
 

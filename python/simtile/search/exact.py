@@ -35,7 +35,7 @@ class ExactIndex:
 
     Parameters
     ----------
-    vectors : array or Tensor (N, D)      float16, bfloat16, float32 or float64; kept as a float32 copy
+    vectors : array or Tensor (N, D)      float16, bfloat16, float32 or float64; kept as a float32 copy (see ``copy``)
     metric : {"ip", "cosine", "l2"}      l2 is squared; the cosine with a zero vector is 0
     item_scale, item_bias : array or Tensor (N,)      items rank by ``item_scale * score + item_bias``, as a hubness
         correction asks (not for l2); a negative scale is allowed
@@ -44,6 +44,7 @@ class ExactIndex:
         "pca" takes codes along the vectors' principal directions and multiplies the leading ones alone, where a sample
         says that they exclude most pairs, otherwise "i8": searches of embeddings are faster, but packing takes several
         times as long, so that it pays for ten thousand queries or more
+    copy : bool      False: C-contiguous float32 vectors are referred to; while the index is used, they must not change
 
     Raises
     ------
@@ -56,8 +57,8 @@ class ExactIndex:
     the others' ids as they are. Searches may run in several threads, also while items are added or removed: each sees
     all of a change or nothing of it.
 
-    Memory: 4 N D bytes for the vectors, and N D (codes) or 4 N D (float32) for the packed copy. Nothing of size
-    (queries, N) is made. Where thousands of items near the top are equal, or differ in their last bits only, they are
+    Memory: 4 N D bytes for the copy of the vectors, and N D (codes) or 4 N D (float32) for the packed one. Nothing of
+    size (queries, N) is made. Where thousands of items near the top are equal, or differ in their last bits only, they are
     scored one by one: still right, but slow.
 
     Examples
@@ -78,6 +79,7 @@ class ExactIndex:
         item_scale: NDArray[Any] | Tensor | None = None,
         item_bias: NDArray[Any] | Tensor | None = None,
         first_pass: FirstPass = "auto",
+        copy: bool = True,
     ) -> None:
         if metric not in ("ip", "cosine", "l2"):
             raise ValueError(f'metric: one of "ip", "cosine", "l2", got {metric!r}')
@@ -88,9 +90,9 @@ class ExactIndex:
         if metric == "l2" and (scale is not None or bias is not None):
             raise ValueError('item_scale, item_bias: for metric "ip" and "cosine" only, got "l2"')
         chosen = first_pass if first_pass != "auto" else "i8" if worth_codes(rows) else "f32"
-        store = prepared(rows, metric, chosen, scale, bias)
+        store = prepared(rows, metric, chosen, scale, bias, copy=copy)
         if first_pass == "auto" and chosen == "i8" and not excludes_enough(store, rows):
-            store = prepared(rows, metric, "f32", scale, bias)
+            store = prepared(rows, metric, "f32", scale, bias, copy=copy)
         self._set(State(store, None, len(rows)))
         self._changing = threading.Lock()
         self._kind = functools.partial(like, vectors[:0])
@@ -201,9 +203,10 @@ class ExactIndex:
                 None if old is None or more is None else np.concatenate([old, more])
                 for old, more in zip(store.affine, new, strict=True)
             )
-            every = prepared(np.concatenate([store.vectors(), rows]), self.metric, first_pass_of(store), scale, bias)
+            rows = np.concatenate([store.vectors(), rows])
+            every = prepared(rows, self.metric, first_pass_of(store), scale, bias, copy=False)
             kept = None if ids is None else np.concatenate([ids, added])
-            self._set(State(every, kept, next_id + len(rows)))
+            self._set(State(every, kept, next_id + len(added)))
             return added
 
     def remove(self, ids: NDArray[Any] | Tensor) -> None:
@@ -224,7 +227,8 @@ class ExactIndex:
                 raise ValueError(f"ids: of items in the index, got {missing[0]}")
             left = ~np.isin(all_ids, gone)
             scale, bias = (None if values is None else values[left] for values in state.store.affine)
-            store = prepared(state.store.vectors()[left], self.metric, first_pass_of(state.store), scale, bias)
+            rows = state.store.vectors()[left]
+            store = prepared(rows, self.metric, first_pass_of(state.store), scale, bias, copy=False)
             self._set(State(store, all_ids[left], state.next_id))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -377,6 +381,6 @@ def _rebuilt(
     next_id: int,
 ) -> ExactIndex:  # fmt: skip
     """A pickled index."""
-    index = ExactIndex(vectors, metric=metric, item_scale=scale, item_bias=bias, first_pass=first_pass)
+    index = ExactIndex(vectors, metric=metric, item_scale=scale, item_bias=bias, first_pass=first_pass, copy=False)
     index._set(State(index._state.store, ids, next_id))
     return index

@@ -1,4 +1,4 @@
-//! Arrays that lie in memory of their own or in a mapped file: read alike, copied before they are written.
+//! Arrays that lie in memory of their own, in a mapped file or in somebody else's memory: read alike, copied before they are written.
 
 use crate::stop::Stopped;
 use memmap2::{Mmap, MmapMut};
@@ -16,7 +16,21 @@ enum Bytes {
     Owned(MmapMut),
     /// From this byte on.
     Mapped(Arc<Mmap>, usize),
+    Lent(Lent),
 }
+
+/// What keeps memory as it is while it lives.
+pub type Owner = Box<dyn Send + Sync>;
+
+struct Lent {
+    at: *const u8,
+    _owner: Owner,
+}
+
+// SAFETY: it is only read, and its owner may go to another thread.
+unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
 
 /// Plain numbers: all bits are values, no padding.
 pub(crate) trait Plain: Copy + Send + Sync + 'static {}
@@ -52,6 +66,15 @@ impl<T: Plain> Section<T> {
         section
     }
 
+    /// `values`, which stay where they are.
+    ///
+    /// # Safety
+    /// While `owner` lives, they are there and nobody writes them.
+    pub(crate) unsafe fn lent(values: &[T], owner: Owner) -> Section<T> {
+        let bytes = Bytes::Lent(Lent { at: values.as_ptr().cast(), _owner: owner });
+        Section { bytes, len: values.len(), plain: PhantomData }
+    }
+
     /// `len` numbers of a file, from the byte `at`; None where that is not a cache line's beginning or reaches beyond the end.
     pub(crate) fn mapped(map: &Arc<Mmap>, at: usize, len: usize) -> Option<Section<T>> {
         let end = len.checked_mul(size_of::<T>())?.checked_add(at)?;
@@ -79,9 +102,9 @@ impl<T: Plain> Section<T> {
         self.len = len;
     }
 
-    /// To write; a mapped section is copied first.
+    /// To write; what lies elsewhere is copied first.
     pub(crate) fn to_mut(&mut self) -> &mut [T] {
-        if let Bytes::Mapped(..) = self.bytes {
+        if let Bytes::Mapped(..) | Bytes::Lent(..) = self.bytes {
             *self = Section::from_slice(self);
         }
         let Bytes::Owned(owned) = &mut self.bytes else { return &mut [] };
@@ -104,8 +127,10 @@ impl<T: Plain> Deref for Section<T> {
             Bytes::None => return &[],
             Bytes::Owned(owned) => owned.as_ptr(),
             Bytes::Mapped(map, at) => map[*at..].as_ptr(),
+            Bytes::Lent(lent) => lent.at,
         };
-        // SAFETY: owned memory holds `len` numbers; a mapped range was checked when it was made, and maps begin on a page.
+        // SAFETY: owned memory holds `len` numbers; a mapped range was checked when it was made, and maps begin on a page; lent ones are
+        // there as long as their owner.
         unsafe { std::slice::from_raw_parts(start.cast(), self.len) }
     }
 }

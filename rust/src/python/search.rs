@@ -9,7 +9,7 @@ use crate::moments::Stats;
 use crate::pairs::{Diagonal, IdsMode};
 use crate::scan::Product;
 use crate::simd::Isa;
-use crate::store::FirstPass;
+use crate::store::{FirstPass, Owner};
 use crate::tile::{Bf16, Matrix};
 use crate::topk::TopkArgs;
 use numpy::{
@@ -167,7 +167,7 @@ impl ExactStore {
 impl ExactStore {
     #[new]
     #[pyo3(signature = (vectors, *, metric = "ip", codes = true, directions = None, leading = None, item_scale = None, item_bias = None,
-        num_threads = 1, isa = None))]
+        copy = true, num_threads = 1, isa = None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -178,12 +178,14 @@ impl ExactStore {
         leading: Option<(usize, usize)>,
         item_scale: Row<'_, f32>,
         item_bias: Row<'_, f32>,
+        copy: bool,
         num_threads: usize,
         isa: Option<&str>,
     ) -> PyResult<ExactStore> {
         let metric = self::metric(metric)?;
         let (isa, threads) = (Isa::named(isa)?, threads(num_threads)?);
         let (scale, bias) = (slice("item_scale", &item_scale)?, slice("item_bias", &item_bias)?);
+        let owner: Owner = Box::new(vectors.as_unbound().clone_ref(py));
         let vectors = floats("vectors", &vectors)?;
         let matrix = directions.as_ref().map(|matrix| floats("directions", matrix)).transpose()?;
         let store = run(py, || {
@@ -192,7 +194,12 @@ impl ExactStore {
                 None => FirstPass::Codes,
                 Some(matrix) => FirstPass::Along(Directions::new(matrix, leading.unwrap_or_default(), isa)?),
             };
-            crate::store::ExactStore::new(vectors, metric, scale, bias, first_pass, threads, isa)
+            if copy {
+                return crate::store::ExactStore::new(vectors, metric, scale, bias, first_pass, threads, isa);
+            }
+            // SAFETY: the array keeps its memory; that nobody writes it is what the caller promises with `copy=False`, as in all of NumPy
+            // that looks at memory of another's.
+            unsafe { crate::store::ExactStore::over((vectors, owner), metric, scale, bias, first_pass, threads, isa) }
         })?;
         Ok(ExactStore { store })
     }

@@ -58,8 +58,8 @@ class ExactIndex:
     all of a change or nothing of it.
 
     Memory: 4 N D bytes for the copy of the vectors, and N D (codes) or 4 N D (float32) for the packed one. Nothing of
-    size (queries, N) is made. Where thousands of items near the top are equal, or differ in their last bits only, they are
-    scored one by one: still right, but slow.
+    size (queries, N) is made. Where thousands of items near the top are equal, or differ in their last bits only, they
+    are scored one by one: still right, but slow.
 
     Examples
     --------

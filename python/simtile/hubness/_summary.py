@@ -88,6 +88,11 @@ def bfloat16_bits(rows: Rows, center: Rows | None = None) -> NDArray[np.uint16]:
     return out
 
 
+def _products(rows: Rows, vector: Rows) -> Rows:
+    """Inner products (N,). Not by BLAS, whose threads wait for more in a loop, on the processors that the engine wants."""
+    return np.asarray(np.einsum("ij,j->i", rows, vector))
+
+
 @dataclass(frozen=True)
 class Items:
     """A gallery, and what is wanted of a bank for it: what each worker holds."""
@@ -110,7 +115,7 @@ class Items:
             right = prepare(self.gallery[j : j + GALLERY_BLOCK], self.metric)
             lse, mean, var, top = against(right)
             if center is not None:
-                shift = (right @ center).astype(np.float64)
+                shift = _products(right, center).astype(np.float64)
                 lse, mean, top = lse + np.multiply.outer(betas, shift), mean + shift, top + shift
             parts.append((lse, mean, var, top.astype(np.float64, copy=False)))
         lse, mean, var, top = (np.concatenate(part, axis=-1) for part in zip(*parts, strict=True))
@@ -127,7 +132,7 @@ class Items:
             return lambda items: _core.pair_stats(bits, bfloat16_bits(items), betas, depth, num_threads=threads)
         # All scores of a bank row share <middle, b>: what is left of items and their codes' errors has no common part.
         moved = np.ascontiguousarray(bank - center)
-        store = _core.ExactStore(moved, item_bias=moved @ self._middle, copy=False, num_threads=threads)
+        store = _core.ExactStore(moved, item_bias=_products(moved, self._middle), copy=False, num_threads=threads)
 
         def of_codes(items: Rows) -> tuple[Any, Any, Any, Any]:
             try:

@@ -89,7 +89,7 @@ def bfloat16_bits(rows: Rows, center: Rows | None = None) -> NDArray[np.uint16]:
 
 
 def _products(rows: Rows, vector: Rows) -> Rows:
-    """Inner products (N,). Not by BLAS, whose threads wait for more in a loop, on the processors that the engine wants."""
+    """Inner products (N,). Not by BLAS, whose threads wait for more in a loop, where the engine's would run."""
     return np.asarray(np.einsum("ij,j->i", rows, vector))
 
 

@@ -70,8 +70,12 @@ def test_bad_input_is_named(vectors: Any) -> None:
     with pytest.raises(ValueError, match=r"gallery: shape \(N, D\)"):
         HubnessReducer().fit(gallery[0], query_bank=bank)
     huge = bank * np.float32(1e25)
-    with pytest.raises(ValueError, match="precision: 'float32' or 'bfloat16'"):
+    with pytest.raises(ValueError, match="query_bank, gallery_bank: values too large or too small"):
         HubnessReducer(metric="ip", precision="int8").fit(gallery, query_bank=huge)
+    precisions: tuple[Any, ...] = ("float32", "bfloat16", "int8")
+    for precision in precisions:
+        with pytest.raises(ValueError, match="too large or too small"):
+            HubnessReducer("csls", metric="ip", precision=precision).fit(gallery * np.float32(1e25), query_bank=huge)
     scaled = HubnessReducer(precision="int8").fit(gallery, query_bank=huge)
     assert scaled.search(queries, 3)[1].shape == (len(queries), 3)
 

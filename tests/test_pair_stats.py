@@ -85,7 +85,8 @@ def test_an_empty_bank_is_neutral(rng: np.random.Generator) -> None:
 
 def test_a_value_that_is_not_finite_is_an_error() -> None:
     one, bad = np.ones((2, 2), np.float32), np.full((2, 2), np.inf, np.float32)
-    for bank, y, betas in ((bad, one, [1.0]), (one, bad, [1.0]), (one, one, [np.nan])):
+    huge = np.full((2, 2), 1e30, np.float32) * np.array([1, -1], np.float32)  # scores of inf - inf
+    for bank, y, betas in ((bad, one, [1.0]), (one, bad, [1.0]), (one, one, [np.nan]), (huge, abs(huge), [1.0])):
         with pytest.raises(ValueError, match="finite"):
             _core.pair_stats(bank, y, betas, 1)
 

@@ -3,6 +3,7 @@
 use crate::buffer::{Buffer, Shared};
 use crate::error::ArgumentError;
 use crate::exact::Metric;
+use crate::largest;
 use crate::moments::{Moments, Stats};
 use crate::passed::Passed;
 use crate::quant::MAX_HEAVY;
@@ -10,7 +11,7 @@ use crate::scan::{Columns, Product, Query, values};
 use crate::simd::{Isa, Kernel, NV, Simd};
 use crate::stop::checkpoint;
 use crate::store::ExactStore;
-use crate::strip::STRIP;
+use crate::strip::{STRIP, scores_are_finite};
 use crate::team;
 use crate::tile::{Matrix, pack_panels};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -81,7 +82,7 @@ impl ExactStore {
     /// norms off. `k` scores are kept. The same bits for any number of threads.
     ///
     /// # Errors
-    /// Values that are not finite, or of no code for their size; squared distances; a pass along directions; more results than memory.
+    /// Values that are not finite, or too large or small for a first pass or their scores; squared distances; a pass along directions; more results than memory.
     ///
     /// # Panics
     /// When the rows have another number of columns.
@@ -101,6 +102,10 @@ impl ExactStore {
         }
         if self.outliers || !self.bounds.iter().flatten().all(|b| b.is_finite()) {
             return wrong("vectors: too large or too small for a first pass");
+        }
+        let scale = self.scale.iter().flatten().fold(1.0, |most: f32, a| most.max(a.abs()));
+        if self.metric == Metric::InnerProduct && !scores_are_finite(&rows, &self.vectors(), scale) {
+            return wrong("rows, vectors: wanted finite scores");
         }
         let unbounded = AtomicBool::new(false);
         let unit = |u: usize, moments: Shared<Moments>, rooms: &mut Rooms| {
@@ -123,7 +128,7 @@ impl ExactStore {
                 let mut rooms = Rooms {
                     workspace: Buffer::new((ROWS.min(rows.rows) + 16) * (self.d + MAX_HEAVY)),
                     strip: Buffer::new(16 * STRIDE),
-                    moments: Moments::room(k, self.n, STRIP),
+                    moments: largest::room(k.min(self.n), STRIP),
                 };
                 team.for_each(rows.rows.div_ceil(ROWS), |u| unit(u, moments, &mut rooms));
             });

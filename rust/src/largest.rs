@@ -2,7 +2,7 @@
 
 use crate::simd::{MOST_LANES, Simd};
 
-/// Some rows' largest values, one row after the other.
+/// The largest values so far.
 pub(crate) struct Largest {
     k: usize,
     /// No more than k, in no order.

@@ -4,7 +4,7 @@
 
 use crate::buffer::{Shared, results};
 use crate::error::ArgumentError;
-use crate::largest::{self, Largest};
+use crate::largest::Largest;
 use crate::logsum::LogSum;
 use crate::simd::Simd;
 use crate::simd::math::exp2;
@@ -70,15 +70,10 @@ impl Moments {
         self.count = all;
     }
 
-    /// Where [`Moments::add`] works: for k of `n` scores and strips of so many.
-    pub(crate) fn room(k: usize, n: usize, strip: usize) -> Vec<f32> {
-        largest::room(k.min(n), strip)
-    }
-
     /// Further scores `s`.
     ///
     /// # Safety
-    /// `S` is available; `room` is for as many scores.
+    /// `S` is available; `room` is [`crate::largest::room`] for strips of so many scores, all of which are finite.
     #[inline(always)]
     pub(crate) unsafe fn add<S: Simd>(&mut self, s: &[f32], betas: &[f32], room: &mut [f32]) {
         let whole = s.len() / S::W * S::W;

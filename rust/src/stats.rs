@@ -4,10 +4,11 @@
 
 use crate::buffer::{Buffer, Shared};
 use crate::error::ArgumentError;
+use crate::largest;
 use crate::moments::{Moments, Stats};
 use crate::pairs::{PairArgs, Pairs};
 use crate::simd::{Isa, Kernel, Simd, tile_shape};
-use crate::strip::{STRIP, Scoring};
+use crate::strip::{STRIP, Scoring, scores_are_finite};
 use crate::team;
 use crate::tile::{Elem, Matrix, pack_panels};
 
@@ -59,7 +60,7 @@ impl<E: Elem> Kernel for Unit<'_, E> {
 /// Statistics of `<bank_i, y_j>` over i, for every row j of y; `k` scores are kept. The same bits for any number of threads.
 ///
 /// # Errors
-/// Values that are not finite, more than 2^32 rows in the bank, more results than memory.
+/// Values that are not finite or whose scores might not be, more than 2^32 rows in the bank, more results than memory.
 ///
 /// # Panics
 /// When bank and y differ in their number of columns.
@@ -76,8 +77,8 @@ pub fn pair_stats<E: Elem>(
     if n >= u32::MAX as usize {
         return Err(ArgumentError::Value(format!("bank: wanted fewer than 2^32 rows, got {n}")));
     }
-    if !(bank.finite() && y.finite()) {
-        return Err(ArgumentError::Value("bank, y: wanted finite values".into()));
+    if !scores_are_finite(&bank, &y, 1.0) {
+        return Err(ArgumentError::Value("bank, y: wanted finite values and scores".into()));
     }
     let pairs = Pairs::new(&PairArgs::default(), rows, n, threads, isa)?;
     let scoring = Scoring::new(&y, 1.0, &pairs, None);
@@ -87,7 +88,7 @@ pub fn pair_stats<E: Elem>(
     let packed = packed.shared();
     let walk = |moments: Shared<Moments>, team: &team::Team| {
         let (mut panels, mut strip) = (Buffer::new(ROWS * words), Buffer::new(16 * STRIDE));
-        let mut room = Moments::room(k, n, STRIP);
+        let mut room = largest::room(k.min(n), STRIP);
         for from in (0..n).step_by(PACKED_COLUMNS) {
             let to = n.min(from + PACKED_COLUMNS);
             team.for_each((to - from).div_ceil(STRIP), |u| {

@@ -63,6 +63,18 @@ pub(crate) struct Content {
     pub(crate) first_pass: FirstPass,
 }
 
+impl Content {
+    fn new(
+        (vectors, d): (Section<f32>, usize),
+        metric: Metric,
+        (scale, bias): (Option<&[f32]>, Option<&[f32]>),
+        first_pass: FirstPass,
+    ) -> Content {
+        let (scale, bias) = (scale.map(<[f32]>::to_vec), bias.map(<[f32]>::to_vec));
+        Content { metric, d, vectors, scale, bias, first_pass }
+    }
+}
+
 impl ExactStore {
     /// A copy of `vectors`, packed for its first pass.
     ///
@@ -80,8 +92,7 @@ impl ExactStore {
     ) -> Result<ExactStore, ArgumentError> {
         let no_memory = ArgumentError::Memory { name: "vectors", rows: vectors.rows, got: vectors.columns };
         let copy = Section::zeros(vectors.data.len()).ok_or(no_memory)?;
-        let (scale, bias) = (scale.map(<[f32]>::to_vec), bias.map(<[f32]>::to_vec));
-        let of = Content { metric, d: vectors.columns, vectors: copy, scale, bias, first_pass };
+        let of = Content::new((copy, vectors.columns), metric, (scale, bias), first_pass);
         ExactStore::prepared(of, Some(vectors), threads, isa)
     }
 
@@ -103,8 +114,7 @@ impl ExactStore {
     ) -> Result<ExactStore, ArgumentError> {
         // SAFETY: the caller's promise.
         let lent = unsafe { Section::lent(vectors.data, owner) };
-        let (scale, bias) = (scale.map(<[f32]>::to_vec), bias.map(<[f32]>::to_vec));
-        let of = Content { metric, d: vectors.columns, vectors: lent, scale, bias, first_pass };
+        let of = Content::new((lent, vectors.columns), metric, (scale, bias), first_pass);
         ExactStore::prepared(of, None, threads, isa)
     }
 

@@ -107,7 +107,7 @@ class Retrieval:
         if self._matrix is None:  # "auto" searches its own vectors, which hold the features
             items = self.features
             assert items is not None
-            self._matrix = ItemMatrix(items)
+            self._matrix = ItemMatrix(items.copy())  # the embeddings may be the caller's
         return self._matrix.top(features, min(size, len(self.allowed)), allowed=allowed, scored=nothing)[1]
 
     def add(self, items: Sequence[Any], embeddings: Embeddings | None) -> None:

@@ -105,6 +105,16 @@ class Items:
 
     def stats(self, bank: Rows) -> Stats:
         """Statistics of one block of a bank for the whole gallery."""
+        try:
+            return self._stats(bank)
+        except ValueError as error:
+            # The values themselves are finite: that has been looked at.
+            message = (
+                f"gallery, query_bank, gallery_bank: values too large or too small for precision {self.precision!r}"
+            )
+            raise ValueError(message) from error
+
+    def _stats(self, bank: Rows) -> Stats:
         betas, depth = self.need.betas, self.need.depth
         rows, center = prepare(bank, self.metric), None
         if self.precision != "float32":
@@ -133,15 +143,7 @@ class Items:
         # All scores of a bank row share <middle, b>: what is left of items and their codes' errors has no common part.
         moved = np.ascontiguousarray(bank - center)
         store = _core.ExactStore(moved, item_bias=_products(moved, self._middle), copy=False, num_threads=threads)
-
-        def of_codes(items: Rows) -> tuple[Any, Any, Any, Any]:
-            try:
-                return store.stats(items - self._middle, betas, depth, num_threads=threads)
-            except ValueError as error:
-                message = "precision: 'float32' or 'bfloat16' for vectors as large or as small as these, got 'int8'"
-                raise ValueError(message) from error
-
-        return of_codes
+        return lambda items: store.stats(items - self._middle, betas, depth, num_threads=threads)
 
     @functools.cached_property
     def _middle(self) -> Rows:

@@ -381,6 +381,6 @@ def _rebuilt(
     next_id: int,
 ) -> ExactIndex:  # fmt: skip
     """A pickled index."""
-    index = ExactIndex(vectors, metric=metric, item_scale=scale, item_bias=bias, first_pass=first_pass, copy=False)
+    index = ExactIndex(vectors, metric=metric, item_scale=scale, item_bias=bias, first_pass=first_pass)
     index._set(State(index._state.store, ids, next_id))
     return index
